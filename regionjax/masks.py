@@ -1,0 +1,194 @@
+"""Binary masks: COCO polygons and run lengths in and out, soft shrinking, overlap.
+
+A mask is bool [H, W], row-major, origin top-left. COCO run lengths are column-major and start with
+a run of zeros; the compressed form writes every count as 5-bit groups in printable characters,
+from the fourth count on as a difference to the count two places before. Only numpy is needed.
+"""
+
+import functools
+
+import numpy as np
+
+
+def polygon_mask(polygons, height, width):
+    """The union of COCO polygons as a mask.
+
+    A pixel belongs to a polygon when its centre lies inside (even-odd rule).
+
+    Args:
+      polygons: list of flat lists [x0, y0, x1, y1, …] in pixels; parts outside are cut off.
+
+    Returns:
+      bool [height, width].
+
+    Raises:
+      ValueError: a polygon with an odd count of numbers, fewer than three corners, or a NaN.
+    """
+    mask = np.zeros((height, width), bool)
+    for number, polygon in enumerate(polygons):
+        corners = np.asarray(polygon, np.float64)
+        if corners.ndim != 1 or corners.size % 2 or corners.size < 6:
+            raise ValueError(
+                f"polygon {number} has {corners.size} numbers; expected x, y pairs of >= 3 corners"
+            )
+        if not np.isfinite(corners).all():
+            raise ValueError(f"polygon {number} holds a number that is not finite")
+        mask |= _one_polygon(corners.reshape(-1, 2), height, width)
+    return mask
+
+
+def _one_polygon(corners, height, width):
+    (x0, y0), (x1, y1) = corners.T, np.roll(corners, -1, axis=0).T  # edges, last corner to first
+    centres = np.arange(height)[:, None] + 0.5
+    crosses = (y0 <= centres) != (y1 <= centres)  # [H, edges]
+    rows, edges = np.nonzero(crosses)
+    slope = (x1 - x0)[edges] / (y1 - y0)[edges]
+    x = x0[edges] + (centres[rows, 0] - y0[edges]) * slope
+    columns = np.clip(np.ceil(x - 0.5), 0, width).astype(int)  # first pixel centre at or after x
+    toggles = np.zeros((height, width + 1), np.int32)
+    np.add.at(toggles, (rows, columns), 1)
+    return (np.cumsum(toggles, axis=1)[:, :width] % 2).astype(bool)
+
+
+def encode_rle(mask, compressed=True):
+    """A mask as a COCO RLE: {"size": [H, W], "counts": str, or list of int if not compressed}."""
+    mask = np.asarray(mask)
+    if mask.ndim != 2 or mask.dtype != bool:
+        raise ValueError(f"a mask is bool [H, W], got {mask.dtype}{list(mask.shape)}")
+    flat = mask.ravel(order="F")
+    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    counts = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
+    if flat.size and flat[0]:
+        counts.insert(0, 0)  # the first run counts zeros
+    return {"size": list(mask.shape), "counts": compress_counts(counts) if compressed else counts}
+
+
+def decode_rle(rle):
+    """The mask of a COCO RLE whose counts are a list, a str or bytes; bool [H, W].
+
+    Raises:
+      ValueError: counts that are malformed or do not add up to H·W.
+    """
+    height, width = rle["size"]
+    counts = rle["counts"]
+    if isinstance(counts, str | bytes):
+        counts = decompress_counts(counts)
+    counts = np.asarray(counts, np.int64)
+    if (counts < 0).any() or counts.sum() != height * width:
+        raise ValueError(
+            f"run lengths add up to {counts.sum()}, a mask of {height}x{width} "
+            f"has {height * width} pixels"
+        )
+    values = np.arange(counts.size) % 2 == 1
+    return np.repeat(values, counts).reshape((height, width), order="F")
+
+
+def segmentation_mask(segmentation, height, width):
+    """The mask of a COCO `segmentation`: a polygon list or an RLE; bool [height, width]."""
+    if not isinstance(segmentation, dict):
+        return polygon_mask(segmentation, height, width)
+    if list(segmentation["size"]) != [height, width]:
+        raise ValueError(f"RLE of size {segmentation['size']} on an image of {[height, width]}")
+    return decode_rle(segmentation)
+
+
+def compress_counts(counts):
+    """Run lengths (list of int) to COCO's printable string."""
+    characters = []
+    for place, count in enumerate(counts):
+        value = count - counts[place - 2] if place > 2 else count
+        while True:
+            group, value = value & 31, value >> 5
+            last = value == (-1 if group & 16 else 0)  # the rest is only sign
+            characters.append(chr(48 + (group if last else group | 32)))
+            if last:
+                break
+    return "".join(characters)
+
+
+def decompress_counts(text):
+    """COCO's printable string (str or bytes) to run lengths (list of int)."""
+    groups = text if isinstance(text, bytes) else text.encode("ascii")
+    counts, value, shift = [], 0, 0
+    for place, character in enumerate(groups):
+        group = character - 48
+        if not 0 <= group < 64:
+            raise ValueError(f"character {place} of compressed run lengths is {chr(character)!r}")
+        value |= (group & 31) << shift
+        shift += 5
+        if group & 32:
+            continue
+        if group & 16:
+            value -= 1 << shift
+        counts.append(value + counts[-2] if len(counts) > 2 else value)
+        value, shift = 0, 0
+    if shift:
+        raise ValueError("compressed run lengths end in the middle of a number")
+    return counts
+
+
+@functools.lru_cache(maxsize=256)
+def _overlaps(cells, pixels):
+    """f32 [cells, pixels]: the share of each cell (of `cells` on the unit line) a pixel covers."""
+    edges = np.arange(pixels + 1) / pixels * cells  # pixel edges, measured in cells
+    left, right = edges[:-1], edges[1:]
+    cell = np.arange(cells)[:, None]
+    return np.clip(np.minimum(right, cell + 1) - np.maximum(left, cell), 0, 1).astype(np.float32)
+
+
+def soft_downsample(mask, size):
+    """Area average of a mask on another grid; any sizes, also growing.
+
+    Args:
+      mask: bool [H, W].
+      size: (h, w).
+
+    Returns:
+      f32 [h, w], the covered share of each cell; above 0 wherever a pixel touches, so never all
+      zero unless the mask is.
+    """
+    down, across = _overlaps(size[0], mask.shape[0]), _overlaps(size[1], mask.shape[1])
+    return np.clip(down @ np.asarray(mask, np.float32) @ across.T, 0, 1)
+
+
+def quantize_mask(soft):
+    """Coverage f32 in [0, 1] to uint8 in 0…255; a non-empty mask keeps at least its best cell."""
+    quantized = np.round(np.asarray(soft) * 255).astype(np.uint8)
+    if not quantized.any() and np.max(soft) > 0:
+        quantized.flat[np.argmax(soft)] = 1
+    return quantized
+
+
+def mask_iou(a, b):
+    """Intersection over union of two masks; 0 when both are empty."""
+    union = np.count_nonzero(a | b)
+    return np.count_nonzero(a & b) / union if union else 0.0
+
+
+def mask_bounds(mask):
+    """Pixel edges (x0, y0, x1, y1) of a mask's bounding box, x1 and y1 exclusive.
+
+    Raises:
+      ValueError: the mask is empty.
+    """
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    if not columns.size:
+        raise ValueError(f"a mask of {mask.shape[0]}x{mask.shape[1]} without any pixel has no box")
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def dilate(mask, steps=1):
+    """Grows a mask by `steps` pixels in the four directions."""
+    for _ in range(steps):
+        grown = mask.copy()
+        grown[1:] |= mask[:-1]
+        grown[:-1] |= mask[1:]
+        grown[:, 1:] |= mask[:, :-1]
+        grown[:, :-1] |= mask[:, 1:]
+        mask = grown
+    return mask
+
+
+def erode(mask, steps=1):
+    """Shrinks a mask by `steps` pixels; what lies outside the image counts as mask."""
+    return ~dilate(~mask, steps)
