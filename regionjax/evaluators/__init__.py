@@ -1,0 +1,1 @@
+"""Benchmarks, one file a family; they see a system only through the predictor."""

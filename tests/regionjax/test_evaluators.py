@@ -1,0 +1,232 @@
+"""Evaluators against predictors whose answers are known, and against calculations by hand."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import toy_benchmark as toy
+
+from regionjax.evaluators.captioning import captioning, show
+from regionjax.evaluators.grounding import grounding, parse_box, peak_of
+from regionjax.evaluators.items import Described, Referred, pixels
+from regionjax.evaluators.referring import referring
+from regionjax.evaluators.settings import EvaluateConfig
+from regionjax.regions import WHOLE_IMAGE, Region
+
+SETTINGS = EvaluateConfig(bootstrap_samples=200)
+RECORDS = [toy.record(index) for index in range(12)]
+
+
+@dataclasses.dataclass
+class Scripted:
+    """Says what it was told to say, and remembers the questions."""
+
+    answers: list
+
+    def _answer(self, queries, config=None):
+        self.queries = list(queries)
+        return self.answers[: len(self.queries)]
+
+    generate = caption_nll = heatmap = _answer
+
+
+def scripted(nll):
+    return Scripted(np.array(nll, np.float32))
+
+
+# ---- captioning ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shown", ["as_is", "box", "points"])
+def test_an_oracle_names_every_region(shown):
+    scores, answers = captioning("named", toy.described(RECORDS), toy.Oracle(), SETTINGS, shown)
+    assert scores["named/exact_match"] == scores["named/exact_match_low"] == 1
+    assert scores["named/cider"] == pytest.approx(5)  # names of two words fill two of four orders
+    kinds = {"as_is": "mask", "box": "box", "points": "points"}
+    assert all(a.correct and a.region.kind == kinds[shown] for a in answers)
+
+
+def test_without_the_region_even_an_oracle_is_right_once_an_image():
+    items = toy.described(RECORDS)
+    scores, answers = captioning("no_region", items, toy.Oracle(), SETTINGS, "nothing")
+    assert scores["no_region/exact_match"] == pytest.approx(1 / 4, abs=0.03)  # names may repeat
+    assert all(answer.region is WHOLE_IMAGE for answer in answers)
+
+
+def test_any_reference_will_do_and_punctuation_is_ignored():
+    items = [
+        Described(RECORDS[0], lambda: WHOLE_IMAGE, "", ("a b", "c d")),
+        Described(RECORDS[1], lambda: WHOLE_IMAGE, "", ("a b",)),
+        Described(RECORDS[2], lambda: WHOLE_IMAGE, "", ("e",)),
+    ]
+    predictor = Scripted(["C  D.", "b a", ""])
+    scores, answers = captioning("x", items, predictor, SETTINGS)
+    assert [answer.correct for answer in answers] == [True, False, False]
+    assert scores["x/exact_match"] == pytest.approx(1 / 3)
+    assert scores["x/majority"] == pytest.approx(2 / 3)  # "a b" everywhere
+    assert [query.segment.prompt for query in predictor.queries] == [""] * 3
+
+
+def test_regions_are_shown_alike_every_time():
+    items = toy.described(RECORDS[:2])
+    first, second = Scripted([""] * 8), Scripted([""] * 8)
+    captioning("x", items, first, SETTINGS, "points")
+    _, answers = captioning("x", items, second, SETTINGS, "points")
+    for a, b, answer in zip(first.queries, second.queries, answers, strict=True):
+        np.testing.assert_array_equal(a.segment.region.points, b.segment.region.points)
+        np.testing.assert_array_equal(a.segment.region.points, answer.region.points)
+
+
+def test_unknown_form_of_a_region():
+    with pytest.raises(ValueError, match="'circle'"):
+        show(WHOLE_IMAGE, "circle", None)
+
+
+# ---- referring segmentation ---------------------------------------------------------------------
+
+
+def grid_mask(*cells):
+    """Bool [4, 4] with the numbered pixels on."""
+    mask = np.zeros(16, bool)
+    mask[list(cells)] = True
+    return mask.reshape(4, 4)
+
+
+def choice_of(record, truth, proposals):
+    box = Region.from_mask(truth).bounding_box()
+    return Referred(
+        record, lambda: Region.from_mask(truth), "x", "refer", "locate x", box, lambda: proposals
+    )
+
+
+@pytest.fixture
+def three_choices():
+    """IoUs of the proposals: (1, 1/3, 0), (1/2, 0) and none at all."""
+    small = [toy.Record(str(n), 4, 4, b"", ()) for n in range(3)]
+    return [
+        choice_of(small[0], grid_mask(0, 1), [grid_mask(0, 1), grid_mask(1, 2), grid_mask(9)]),
+        choice_of(small[1], grid_mask(0, 1, 2, 3), [grid_mask(0, 1), grid_mask(4, 5)]),
+        choice_of(small[2], grid_mask(0, 1, 2), []),
+    ]
+
+
+def test_choices_by_hand(three_choices):
+    scores, choices = referring(three_choices, scripted([3, 1, 2, 1, 9]), SETTINGS)
+    assert [choice.chosen for choice in choices] == [1, 0, None]
+    np.testing.assert_allclose([choice.iou for choice in choices], [1 / 3, 1 / 2, 0])
+    assert scores["ris/miou"] == pytest.approx((1 / 3 + 1 / 2) / 3)
+    assert scores["ris/oiou"] == pytest.approx((1 + 2 + 0) / (3 + 4 + 3))
+    assert scores["ris/chance_miou"] == pytest.approx(((1 + 1 / 3 + 0) / 3 + 1 / 4 + 0) / 3)
+    # mean intersections 1, 1, 0 over mean unions (2 + 3 + 3) / 3, (4 + 6) / 2, 3
+    assert scores["ris/chance_oiou"] == pytest.approx(2 / (8 / 3 + 5 + 3))
+    assert scores["ris/best_miou"] == pytest.approx((1 + 1 / 2) / 3)
+    assert (scores["ris/tied"], scores["ris/not_finite"]) == (0, 0)
+
+
+def test_a_constant_model_gets_exactly_chance(three_choices):
+    scores, _ = referring(three_choices, scripted([2.5] * 5), SETTINGS)
+    assert scores["ris/miou"] == pytest.approx(scores["ris/chance_miou"])
+    assert scores["ris/oiou"] == pytest.approx(scores["ris/chance_oiou"])
+    assert scores["ris/tied"] == 2
+
+
+def test_scores_that_are_not_finite_never_win(three_choices):
+    nan, infinity = float("nan"), float("inf")
+    predictor = scripted([nan, 7, -infinity, nan, infinity])
+    scores, choices = referring(three_choices, predictor, SETTINGS)
+    assert [choice.chosen for choice in choices] == [1, None, None]
+    assert scores["ris/oiou"] == pytest.approx((1 + 0 + 0) / (3 + 4 + 3))
+    assert scores["ris/not_finite"] == 4
+
+
+def test_an_oracle_chooses_right():
+    scores, _ = referring(toy.referred(RECORDS), toy.Oracle(), SETTINGS)
+    assert scores["ris/best_miou"] == 1
+    # an image may hold two objects of one name, which tie
+    assert scores["ris/miou"] == 1 - 0.5 * scores["ris/tied"] / (4 * len(RECORDS))
+    assert scores["ris/chance_miou"] == pytest.approx(1 / 4)
+
+
+def test_questions_of_referring(three_choices):
+    predictor = scripted([0] * 5)
+    referring(three_choices, predictor, SETTINGS)
+    question = predictor.queries[1]
+    assert question.record is three_choices[0].record
+    assert (question.segment.prompt, question.segment.target) == ("refer", "x")
+    np.testing.assert_array_equal(question.segment.region.mask, grid_mask(1, 2))
+
+
+# ---- grounding ----------------------------------------------------------------------------------
+
+
+def test_an_oracle_finds_everything():
+    scores, places = grounding(toy.referred(RECORDS), toy.Oracle(), SETTINGS, toy.BINS)
+    for name in ("grounding/acc50", "pointing/accuracy", "pointing/box_centre_accuracy"):
+        assert scores[name] == scores[f"{name}_low"] == scores[f"{name}_high"] == 1
+    assert scores["grounding/malformed"] == scores["pointing/not_finite"] == 0
+    areas = [mask.mean() for record in RECORDS for _, mask in record.objects]
+    assert scores["pointing/chance"] == pytest.approx(np.mean(areas))
+    assert scores["grounding/chance_acc50"] == pytest.approx(1 / 4)
+    assert min(place.iou for place in places) > 0.97  # bins of 1/1024
+
+
+class Careless(toy.Oracle):
+    """Writes no boxes and points nowhere."""
+
+    def generate(self, queries, config):
+        return ["a red circle"] * len(queries)
+
+    def heatmap(self, queries):
+        return np.full((len(queries), 3, 3), np.nan, np.float32)
+
+
+def test_what_is_no_answer_scores_0_and_is_counted():
+    items = toy.referred(RECORDS)
+    scores, places = grounding(items, Careless(), SETTINGS, toy.BINS)
+    assert scores["grounding/acc50"] == scores["pointing/accuracy"] == 0
+    assert scores["pointing/box_centre_accuracy"] == 0
+    assert scores["grounding/malformed"] == scores["pointing/not_finite"] == len(items)
+    assert all(place.box is None and place.peak is None for place in places)
+
+
+def test_a_random_heatmap_scores_chance():
+    class Random(toy.Oracle):
+        def heatmap(self, queries):
+            return np.eye(96 * 96, dtype=np.float32).reshape(-1, 96, 96)[
+                np.random.default_rng(0).integers(96 * 96, size=len(queries))
+            ]
+
+    items = toy.referred([toy.record(index) for index in range(100)])
+    scores, _ = grounding(items, Random(), SETTINGS, toy.BINS)
+    assert scores["pointing/accuracy"] == pytest.approx(scores["pointing/chance"], abs=0.04)
+
+
+@pytest.mark.parametrize(
+    "text, box",
+    [
+        # y0 x0 y1 x1 of 10 bins, each its middle
+        ("<loc0001><loc0002><loc0003><loc0004>", (0.25, 0.15, 0.45, 0.35)),
+        ("<loc0001> <loc0002> <loc0003> <loc0004>", (0.25, 0.15, 0.45, 0.35)),
+        ("<loc0001><loc0002><loc0003>", None),
+        ("<loc0001><loc0002><loc0003><loc0004><loc0005>", None),
+        ("<loc0001><loc0002><loc0003> square", None),
+        ("<loc0001><loc0002><loc0003><loc0010>", None),  # outside the bins
+        ("<loc0003><loc0002><loc0001><loc0004>", None),  # upside down
+        ("", None),
+    ],
+)
+def test_parse_box(text, box):
+    found = parse_box(text, bins=10)
+    assert (found is None) if box is None else found == pytest.approx(box)
+
+
+def test_peak_is_x_then_y():
+    heatmap = np.zeros((4, 4), np.float32)
+    heatmap[0, 3] = 1  # top right
+    x, y = peak_of(heatmap, height=4, width=8)
+    assert x > 0.75 and y == 0.125
+
+
+def test_pixels_of_a_box_are_those_whose_centres_it_holds():
+    found = pixels(Region.from_box((0.25, 0, 0.74, 0.5)), height=2, width=4)
+    np.testing.assert_array_equal(found, [[0, 1, 1, 0], [0, 0, 0, 0]])

@@ -1,0 +1,150 @@
+"""The predictor: order, packing, padding and placement, with functions that can be worked out."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from regionjax.batch import BatchSpec, Segment
+from regionjax.decode import GenerationConfig
+from regionjax.evaluators.predictor import AHEAD, Predictor, Query
+from regionjax.regions import Region
+
+SPEC = BatchSpec(
+    image_size=2,
+    mask_size=2,
+    regions=3,
+    points=1,
+    prompt_length=4,
+    target_length=4,
+    text_length=8,
+)
+
+
+@dataclasses.dataclass(eq=False)
+class Image:
+    value: int
+
+
+def encode(image, segments):
+    """A row whose image is one number and whose prompts are lengths of texts."""
+    row = {name: field[0] for name, field in SPEC.zeros(1).items()}
+    row["image"][:] = image.value
+    for slot, segment in enumerate(segments):
+        row["region_box"][slot] = segment.region.bounding_box()
+        row["prompt"][slot, 0] = len(segment.prompt)
+        row["target_weight"][slot, : len(segment.target)] = 1
+    return row
+
+
+def shown(batch):
+    """f32 [B, R]: image · 100 + prompt length · 10 + left edge of the region."""
+    image = batch["image"][:, None, 0, 0, 0].astype(jnp.float32)
+    return image * 100 + batch["prompt"][:, :, 0] * 10 + batch["region_box"][:, :, 0]
+
+
+def caption_nll(params, batch):
+    # 0/0 in unused slots must stay there
+    return (
+        params["scale"]
+        * shown(batch)
+        * batch["target_weight"].sum(-1)
+        / (batch["target_weight"].sum(-1))
+    )
+
+
+def generate(params, batch, rng, *, eos_id, config):
+    del params, rng
+    tokens = jnp.full((*shown(batch).shape, config.max_new_tokens), eos_id)
+    return tokens.at[:, :, 0].set(shown(batch).astype(jnp.int32))
+
+
+def heatmap(params, batch):
+    return jnp.broadcast_to(shown(batch)[..., None, None], (*shown(batch).shape, 2, 5))
+
+
+def predictor(devices=8, batch_size=8, functions=None):
+    mesh = jax.make_mesh(
+        (devices // 2 or 1, 2 if devices > 1 else 1, 1),
+        ("data", "fsdp", "tensor"),
+        axis_types=(AxisType.Auto,) * 3,
+        devices=jax.devices()[:devices],
+    )
+    return Predictor(
+        functions or {"caption_nll": caption_nll, "generate": generate, "heatmap": heatmap},
+        jax.device_put({"scale": np.float32(2)}, NamedSharding(mesh, PartitionSpec())),
+        spec=SPEC,
+        encode=encode,
+        decode=lambda ids: f"{ids[0]} then {ids[1]}",
+        eos_id=7,
+        batch_size=batch_size,
+        sharding=NamedSharding(mesh, PartitionSpec(("data", "fsdp"))),
+    )
+
+
+def queries(counts):
+    """`counts[n]` questions about image n, and what `shown` makes of each."""
+    asked, expected = [], []
+    for value, count in enumerate(counts):
+        image = Image(value)
+        for number in range(count):
+            region = Region.from_box((number / 16, 0, 1, 1))
+            asked.append(Query(image, Segment(region, "?" * (number % 5), "abc")))
+            expected.append(value * 100 + number % 5 * 10 + number / 16)
+    return asked, np.array(expected, np.float32)
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_answers_come_back_in_order(devices):
+    asked, expected = queries([1, 7, 3, 0, 4] * 12)
+    found = predictor(devices).caption_nll(asked)
+    np.testing.assert_array_equal(found, 2 * expected)
+
+
+def test_questions_of_an_image_share_rows_and_everything_is_counted():
+    asked, _ = queries([1, 7, 3, 0, 4])  # 1 + 3 + 1 + 0 + 2 rows of at most 3 questions
+    model = predictor(batch_size=8)
+    model.heatmap(asked)
+    tally = model.tallies["heatmap"]
+    assert (tally.queries, tally.rows, tally.batches) == (15, 7, 1)
+    model.heatmap(asked * 2)  # the last image of the first half is not the first of the second
+    assert (tally.queries, tally.rows, tally.batches) == (45, 21, 3)
+    assert tally.seconds > 0
+
+
+def test_one_shape_is_compiled_once():
+    traced = []
+
+    def counting(params, batch):
+        traced.append(batch["image"].shape)
+        return caption_nll(params, batch)
+
+    model = predictor(functions={"caption_nll": counting})
+    model.caption_nll(queries([2] * 8 * (AHEAD + 3))[0])
+    model.caption_nll(queries([5])[0])
+    assert traced == [(8, 2, 2, 3)]
+
+
+def test_texts_are_decoded():
+    asked, expected = queries([2, 1])
+    texts = predictor().generate(asked, GenerationConfig(max_new_tokens=2))
+    assert texts == [f"{int(value)} then 7" for value in expected]
+
+
+def test_heatmaps_keep_their_shape_and_may_be_asked_lazily():
+    asked, expected = queries([4, 4])
+    found = predictor().heatmap(query for query in asked)
+    assert found.shape == (8, 2, 5)
+    np.testing.assert_array_equal(found[:, 1, 4], expected)
+
+
+def test_no_questions():
+    assert len(predictor().caption_nll([])) == 0
+
+
+def test_batch_size_must_suit_the_mesh():
+    with pytest.raises(ValueError, match="batch_size = 12 is not divisible by the 8 shards.*16"):
+        predictor(batch_size=12)
