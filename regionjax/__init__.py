@@ -1,0 +1,1 @@
+"""regionjax: vision-language models that understand the region someone points at."""

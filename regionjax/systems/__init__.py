@@ -1,0 +1,1 @@
+"""One file a trainable system, behind the contract in system.py."""

@@ -1,0 +1,50 @@
+"""The contract between a system and everything else: trainer, evaluators, planner."""
+
+import dataclasses
+import importlib
+import pathlib
+from collections.abc import Callable, Mapping
+
+from regionjax.config import ConfigError, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class System:
+    """Pure functions over parameters and batches; all that others know about a model.
+
+    Attributes:
+      init: (rng, batch) → (params, state). `state` is carried but not trained; may be empty.
+      losses: (params, state, batch, rng, train) → ({name: (sum, weight)}, state, aux). Weights are
+        functions of the batch alone, so that sums over micro-batches can be divided once.
+      loss_names: the names that `losses` returns; the config gives each a weight.
+      predict: the functions below, as far as the system has them.
+        caption_nll(params, batch) → f32 [B, R], mean nats a target token
+        generate(params, batch, rng, *, eos_id, config) → i32 [B, R, max_new_tokens]
+        heatmap(params, batch) → f32 [B, R, h, w], sums to 1 a slot, for the text in `prompt`
+        embed(params, batch) → f32 [B, R, D], the region's vector
+      sharding_rules: ((regex, PartitionSpec), …), first match over paths such as
+        params/decoder/layers/query/kernel; every path must match, every pattern must be used.
+      flops: (batch spec) → {part: forward matmul FLOPs an image}.
+    """
+
+    init: Callable
+    losses: Callable
+    loss_names: tuple[str, ...]
+    predict: Mapping[str, Callable]
+    sharding_rules: tuple
+    flops: Callable
+
+
+def build(config, spec):
+    """The system that `config.system` names, with `config.model` as its settings.
+
+    Args:
+      config: the whole ConfigDict.
+      spec: BatchSpec.
+    """
+    folder = pathlib.Path(__file__).parent
+    known = sorted(p.stem for p in folder.glob("*.py") if p.stem not in ("__init__", "system"))
+    if config.system not in known:
+        raise ConfigError(f"config.system = {config.system!r}{nearest(config.system, known)}")
+    module = importlib.import_module(f"regionjax.systems.{config.system}")
+    return module.build(config.model, spec)
