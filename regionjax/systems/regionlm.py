@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
 from regionjax import decode, flops
-from regionjax.config import ConfigError, build as build_config
+from regionjax.config import ConfigError
+from regionjax.config import build as build_config
 from regionjax.losses import caption, pointing
 from regionjax.models import layers
 from regionjax.models.decoder import Decoder, DecoderConfig
@@ -76,7 +77,7 @@ class RegionLM(nn.Module):
         return jnp.einsum("brd,bpd->brp", query, key, preferred_element_type=jnp.float32) * scale
 
     def prefill(self, batch, room):
-        """Runs image, regions and prompts: logits f32 [B, R, V] of the first answer token, cache."""
+        """Image, regions, prompts → f32 [B, R, V], logits of the first answer token, and cache."""
         image, slots, _ = self.encode(batch, no_context(batch))
         asked = (batch["prompt"] > 0).sum(-1)
         segments = jnp.concatenate([slots, self.decoder.embed(batch["prompt"])], axis=2)
