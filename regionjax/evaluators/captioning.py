@@ -15,7 +15,7 @@ from regionjax.evaluators.items import Described
 from regionjax.evaluators.predictor import Query
 from regionjax.regions import WHOLE_IMAGE, Region
 
-POINTS = 10  # of a region shown as points
+POINTS = 10  # of a region shown as points, as many as RegionVLM takes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,13 +30,18 @@ class Answer:
 
 
 def show(region, shown, rng):
-    """The region in another form: "as_is", its bounding "box", random "points", or "nothing"."""
+    """The region in another form: "as_is", its bounding "box", "points" or "nothing".
+
+    Points are random ones inside it, in the order in which a line across the image meets them.
+    """
     if shown == "as_is":
         return region
     if shown == "box":
         return Region.from_box(region.bounding_box())
     if shown == "points":
-        return Region.from_points(region.sample_points(POINTS, rng))
+        points = region.sample_points(POINTS, rng)
+        angle = rng.uniform(0, 2 * np.pi)
+        return Region.from_points(points[np.argsort(points @ (np.cos(angle), np.sin(angle)))])
     if shown == "nothing":
         return WHOLE_IMAGE
     raise ValueError(f"regions are shown as_is, as box, points or nothing; got {shown!r}")

@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from regionjax.batch import Segment
+from regionjax.config import ConfigError
 
 AHEAD = 4  # batches under way; enough to hide the host, few enough to bound memory
 
@@ -57,7 +58,7 @@ class Predictor:
       seed: of sampled text.
 
     Raises:
-      ValueError: a batch size that the mesh does not divide.
+      ConfigError: a batch size that the mesh does not divide.
     """
 
     def __init__(
@@ -67,10 +68,10 @@ class Predictor:
         axes = first if isinstance(first, tuple) else (first,) if first else ()
         shards = math.prod(sharding.mesh.shape[axis] for axis in axes)
         if batch_size % shards:
-            raise ValueError(
-                f"evaluate.batch_size = {batch_size} is not divisible by the {shards} shards of "
-                f"mesh axes {', '.join(axes)}; the nearest that is: "
-                f"{max(shards, round(batch_size / shards) * shards)}"
+            near = max(shards, round(batch_size / shards) * shards)
+            raise ConfigError(
+                f"config.evaluate.batch_size = {batch_size} is not divisible by the {shards} "
+                f"shards of mesh axes {', '.join(axes)}; use {near}"
             )
         self._functions = functions
         self._params = params

@@ -7,13 +7,14 @@ from regionjax.decode import GenerationConfig
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
-    """What is evaluated, how text is generated and how sure the scores are.
+    """How much is evaluated, how text is generated and how sure the scores are.
+
+    The split is the data's `eval_split`.
 
     Raises:
       ValueError: a count that is not positive.
     """
 
-    split: str = "val"
     max_images: int = 200  # of each source
     batch_size: int = 16  # images a device call, over the whole mesh
     generation: GenerationConfig = GenerationConfig()

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from regionjax.batch import BatchSpec, Segment
+from regionjax.config import ConfigError
 from regionjax.decode import GenerationConfig
 from regionjax.evaluators.predictor import AHEAD, Predictor, Query
 from regionjax.regions import Region
@@ -146,5 +147,5 @@ def test_no_questions():
 
 
 def test_batch_size_must_suit_the_mesh():
-    with pytest.raises(ValueError, match="batch_size = 12 is not divisible by the 8 shards.*16"):
+    with pytest.raises(ConfigError, match="batch_size = 12 .* 8 shards .*data, fsdp; use 16"):
         predictor(batch_size=12)

@@ -1,0 +1,208 @@
+"""Evaluation, told once from top to bottom: restore, ask, score, report.
+
+The questions come from the records of the data's `eval_split`; where regions and images come from
+is settled here, so that evaluators know neither the input pipeline nor a model. Several processes
+share the work of the devices, and the first one writes the report.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+
+import jax
+import numpy as np
+
+from input_pipeline import prepare, tasks
+from input_pipeline.images import decode_image
+from input_pipeline.records import open_records
+from input_pipeline.tokens import Tokenizer
+from input_pipeline.transforms import encode_row, overflow
+from regionjax import checkpoint, report, scoreboard, sharding, workdir
+from regionjax.config import build
+from regionjax.evaluators.captioning import captioning
+from regionjax.evaluators.grounding import grounding
+from regionjax.evaluators.predictor import Predictor
+from regionjax.evaluators.questions import make_questions
+from regionjax.evaluators.referring import referring
+from regionjax.evaluators.settings import EvaluateConfig
+from regionjax.journal import log, to_file
+from regionjax.mesh import make_mesh
+from regionjax.metrics import Tally
+from regionjax.settings import Settings
+from regionjax.step import init_model
+from regionjax.systems import system as systems
+
+
+def evaluate(config, folder, *, build_system=systems.build):
+    """Evaluates the last checkpoint of a run; writes report.json and report.html beside it.
+
+    Args:
+      config: ConfigDict.
+      folder: the run's, see regionjax/workdir.py.
+      build_system: (config, BatchSpec) → System.
+
+    Returns:
+      {key: number, or None where the data has no such items}: the scores of report.json.
+
+    Raises:
+      ConfigError: a setting that cannot be used, or a folder of another config.
+      checkpoint.CheckpointError: no checkpoint, or one of another model.
+      DataError: data that cannot be used.
+    """
+    settings = build(Settings, config, "config")
+    asked = build(EvaluateConfig, settings.evaluate, "config.evaluate")
+    data, spec = settings.data, settings.batch
+
+    # ---- mesh, shapes ------------------------------------------------------------------------
+    mesh = make_mesh(settings.mesh)
+    system = build_system(config, spec)
+    model = jax.eval_shape(lambda: init_model(system, settings.seed, spec))
+    places, _ = sharding.state_shardings(model, system.sharding_rules, mesh)
+
+    # ---- restore -----------------------------------------------------------------------------
+    folder = workdir.claim(folder, config)
+    step = checkpoint.latest_step(folder / "checkpoints")
+    if step is None:
+        raise checkpoint.CheckpointError(f"{folder} has no checkpoint yet; train first")
+    tally = Tally(checkpoint.load_meta(folder / "checkpoints", step)["tally"])
+    with contextlib.ExitStack() as stack:
+        chief = jax.process_index() == 0
+        if chief:
+            stack.enter_context(to_file(folder / "log.txt"))
+        stack.enter_context(tally.phase("evaluate"))
+        placed = sharding.placed(model["params"], places["params"])
+        params = checkpoint.load_params(folder / "checkpoints", step, placed)
+
+        # ---- questions -----------------------------------------------------------------------
+        prepare.ensure(data, spec, folder / "data")
+        tokenizer = Tokenizer(folder / "data" / "tokenizer")
+        records = {
+            source: _drawn(open_records(folder / "data", source, data.eval_split), asked)
+            for source in data.mixture
+        }
+        questions = make_questions(
+            records, tasks.prompt, lambda *texts: _fits(*texts, spec, tokenizer)
+        )
+        kinds = {name: len(items) for name, items in vars(questions).items()}
+        log.info("evaluating step %d on split %s: %s", step, data.eval_split, kinds)
+
+        # ---- answers -------------------------------------------------------------------------
+        predictor = Predictor(
+            system.predict,
+            params,
+            spec=spec,
+            encode=_encoder(spec, tokenizer, asked.seed),
+            decode=tokenizer.decode,
+            eos_id=tokenizer.eos_id,
+            batch_size=asked.batch_size,
+            sharding=sharding.batch_sharding(mesh),
+            seed=asked.seed,
+        )
+        results = ask(questions, predictor, asked, tokenizer.location_bins)
+
+        # ---- report --------------------------------------------------------------------------
+        results.about.update(
+            split=data.eval_split,
+            held_out=data.eval_split != data.train_split,
+            images=len({record.image_id for found in records.values() for record in found}),
+            prompts={
+                task: tasks.prompt(task, "…") for made in tasks.TASKS.values() for task in made
+            },
+            sha256=_digest(records),
+            settings=dataclasses.asdict(asked),
+            predictor={name: dataclasses.asdict(used) for name, used in predictor.tallies.items()},
+        )
+        trained = tally.seconds("train", "input")
+        results.scores.update(
+            {
+                "train/regions_per_second": tally.count("regions") / trained if trained else None,
+                "train/steps": step,
+                "time/total_seconds": tally.seconds(),
+            }
+        )
+        for line in scoreboard.summary(results.scores).splitlines():
+            log.info("  %s", line)
+        if chief:
+            page = report.write(
+                folder,
+                results,
+                title=f"{settings.system} · {folder.name}",
+                gallery=asked.gallery,
+                seed=asked.seed,
+            )
+            log.info("report: %s", page)
+        return results.scores
+
+
+def ask(questions, predictor, settings, bins):
+    """Runs every benchmark that there are questions for.
+
+    Args:
+      questions: Questions.
+      predictor: Predictor.
+      settings: EvaluateConfig.
+      bins: of the location tokens.
+
+    Returns:
+      report.Results; `about` has the number of items of each benchmark.
+    """
+    scores = {}
+    about, answers, choices, places = {"items": {}}, {}, [], []
+    for name, items, shown in (
+        ("region_caption", questions.regions, "as_is"),
+        ("region_caption_box", questions.regions, "box"),
+        ("region_caption_points", questions.regions, "points"),
+        ("no_region", questions.regions, "nothing"),
+        ("narration", questions.narrations, "as_is"),
+        ("narration_no_region", questions.narrations, "nothing"),
+        ("image_caption", questions.captions, "as_is"),
+    ):
+        if items:
+            found, answers[name] = captioning(name, items, predictor, settings, shown)
+            scores |= found
+            about["items"][name] = len(items)
+    if questions.expressions:
+        found, choices = referring(questions.expressions, predictor, settings)
+        scores |= found
+        found, places = grounding(questions.expressions, predictor, settings, bins)
+        scores |= found
+        about["items"]["expressions"] = len(questions.expressions)
+    for row in scoreboard.HEADLINE:  # a key without items is there, and says so
+        for key in (row.key, row.baseline):
+            scores |= {key + end: scores.get(key + end) for end in ("", "_low", "_high")}
+    return report.Results(scores, about, answers, choices, places)
+
+
+def _drawn(records, settings):
+    """At most `max_images` records, the same ones every time, in the order of the files."""
+    order = np.random.default_rng(settings.seed).permutation(len(records))
+    return [records[int(index)] for index in sorted(order[: settings.max_images])]
+
+
+def _fits(prompt, target, spec, tokenizer):
+    answer = len(tokenizer.encode(target)) + 1 if target else 0  # and eos
+    return not overflow(len(tokenizer.encode(prompt)), answer, spec)
+
+
+def _encoder(spec, tokenizer, seed):
+    """(record, segments) → a row; neighbouring rows of one image decode it once."""
+    latest = [None, None]  # record, its pixels
+
+    def encode(record, segments):
+        if record is not latest[0]:
+            latest[:] = record, decode_image(record.image, spec.image_size, record.name)
+        rng = np.random.default_rng(seed)
+        return encode_row(latest[1], segments, spec, tokenizer, rng=rng, name=record.name)
+
+    return encode
+
+
+def _digest(records):
+    """sha256 of the images and texts that were asked about."""
+    digest = hashlib.sha256()
+    for source, found in records.items():
+        for record in found:
+            texts = [f"{a.kind}\t{a.text}" for a in record.annotations]
+            digest.update("\n".join([source, record.image_id, *texts, ""]).encode())
+            digest.update(record.image)
+    return digest.hexdigest()

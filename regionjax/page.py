@@ -1,0 +1,333 @@
+"""The HTML page of a report: one file without scripts, fonts or links to other hosts.
+
+Pictures are drawn at random with a seed, and then, apart, some of the mistakes: a sample, not a
+selection.
+"""
+
+import html
+import json
+import pathlib
+
+import numpy as np
+
+from regionjax import charts, pictures
+from regionjax.evaluators.grounding import ENOUGH
+from regionjax.scoreboard import HEADLINE
+
+
+def render(results, series, *, title, gallery, seed):
+    """The page as HTML text.
+
+    Args:
+      results: report.Results.
+      series: {name: (steps, values)} of the training.
+      title, gallery, seed: as in report.write.
+    """
+    album = pictures.Album()
+    rng = np.random.default_rng(seed)
+    sections = [
+        _headline(results),
+        _curves(series),
+        _naming(results.answers, album, rng, gallery),
+        _segmenting(results.choices, album, rng, gallery),
+        _locating(results.places, album, rng, gallery),
+        _narrating(results.answers.get("narration", []), album, rng, gallery),
+        _describing(results.answers.get("image_caption", []), album, rng, gallery),
+        _everything(results),
+    ]
+    style = pathlib.Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>\n{style}</style></head>\n<body>"
+        f"{album.definitions()}<main>\n{_header(results, title)}\n"
+        + "\n".join(section for section in sections if section)
+        + "\n</main></body></html>\n"
+    )
+
+
+def _header(results, title):
+    scores, about = results.scores, results.about
+    seconds = scores.get("time/total_seconds")
+    facts = {
+        "training steps": _count(scores.get("train/steps")),
+        "regions a second": _count(scores.get("train/regions_per_second")),
+        "total time": None if seconds is None else _duration(seconds),
+        "split": about.get("split"),
+        "images": _count(about.get("images")),
+    }
+    shown = "".join(
+        f"<div><dt>{name}</dt><dd>{html.escape(str(value))}</dd></div>"
+        for name, value in facts.items()
+        if value is not None
+    )
+    return (
+        f"<header><h1>{html.escape(title)}</h1>"
+        '<p class="lead">What the model says about regions that someone points at, on images that '
+        f"it {'has not seen' if about.get('held_out') else 'learned from'}.</p>"
+        f'<dl class="facts">{shown}</dl></header>'
+    )
+
+
+def _headline(results):
+    rows = "".join(_headline_row(row, results.scores) for row in HEADLINE)
+    return (
+        '<section><div class="panel"><table class="headline"><thead><tr><th>task</th><th>score'
+        "</th><th>with its 95% interval; the red mark is the baseline</th><th>baseline</th></tr>"
+        f"</thead><tbody>{rows}</tbody></table></div>"
+        '<details><summary>How this is measured</summary><p class="lead">'
+        "Intervals are 2.5–97.5% of a bootstrap that draws whole images. Exact match compares "
+        "lower-case words without punctuation. CIDEr-D is that of coco-caption (perfect: 10 for "
+        "texts of four words or more). “Region input removed” puts the same questions while the "
+        "region is the whole image. Segmentation chooses the proposal under which the expression "
+        "is likeliest, a tie counts as the average of the tied; chance takes any proposal. "
+        "Pointing is decided by the highest pixel of the heatmap, brought to the size of the image "
+        "bicubically; the centre of the generated box is scored as a second way to point. Text "
+        "that is not a box scores 0.</p></details></section>"
+    )
+
+
+def _headline_row(row, scores):
+    name = f'<td class="name">{row.name}<small>{row.note}</small></td>'
+    value = scores.get(row.key)
+    if value is None:
+        return f'<tr>{name}<td class="missing">no such items</td><td></td><td></td></tr>'
+    low, high = scores[f"{row.key}_low"], scores[f"{row.key}_high"]
+    baseline = scores.get(row.baseline)
+    against = ""
+    if baseline is not None:
+        against = f"<b>{row.text(baseline)}</b> {row.against}"
+    interval = f"{row.text(low)} – {row.text(high)}"
+    return (
+        f'<tr>{name}<td class="score">{row.text(value)}<br><small>{interval}</small></td>'
+        f'<td class="plot">{charts.bar(value, low, high, baseline, row.top)}</td>'
+        f'<td class="against">{against}</td></tr>'
+    )
+
+
+def _curves(series):
+    losses = {
+        name: points for name, points in series.items() if name.split("/")[0] in ("loss", "losses")
+    }
+    others = {name: points for name, points in series.items() if name not in losses}
+    drawn = charts.curves(losses, "loss", logarithmic=True) + "".join(
+        charts.curves({name: points}, name.replace("_", " "), smooth=name != "learning_rate")
+        for name, points in others.items()
+    )
+    if not drawn:
+        return ""
+    return (
+        '<section><h2>Training</h2><p class="lead">Over steps; the faint line is measured, the '
+        f'firm one its running mean.</p><div class="charts">{drawn}</div></section>'
+    )
+
+
+def _naming(answers, album, rng, gallery):
+    named = answers.get("region_caption", [])
+    if not named:
+        return ""
+    ways = {
+        "as a box": answers.get("region_caption_box"),
+        "as points": answers.get("region_caption_points"),
+        "without the region": answers.get("no_region"),
+    }
+
+    def card(index):
+        answer = named[index]
+        words = _said(answer)
+        for name, way in ways.items():
+            if way and (not way[index].correct or name == "without the region"):
+                said = html.escape(way[index].text)
+                words += f'<p class="other {_mark(way[index].correct)}">{name}: {said}</p>'
+        return _card([_shown(answer, album)], words)
+
+    return _gallery(
+        "Naming what is pointed at",
+        f"The model sees the image and the region {_key('shown', 'outlined')}. The other lines "
+        "give its answer without the region, and, where it is wrong, to the same region shown in "
+        "another way.",
+        [answer.correct for answer in named],
+        card,
+        rng,
+        gallery,
+    )
+
+
+def _segmenting(choices, album, rng, gallery):
+    def card(index):
+        choice = choices[index]
+        item = choice.item
+        layers = [pictures.region_layer(item.region(), "truth")]
+        if choice.chosen is not None:
+            chosen = item.proposals()[choice.chosen]
+            layers.append(pictures.mask_layer(chosen, "answer"))
+        drawn = _picture(item.record, layers, album, f"segmentation of {item.expression}")
+        words = (
+            f'<p class="said {_mark(choice.iou >= ENOUGH)}">{html.escape(item.expression)}</p>'
+            f'<p class="other">IoU {choice.iou:.2f}</p>'
+        )
+        return _card([drawn], words)
+
+    return _gallery(
+        "Segmenting what is described",
+        f"The proposal the model finds likeliest {_key('answer', 'chosen')} beside the right mask "
+        f"{_key('truth', 'truth')}; ✓ from IoU {ENOUGH}.",
+        [choice.iou >= ENOUGH for choice in choices],
+        card,
+        rng,
+        gallery,
+    )
+
+
+def _locating(places, album, rng, gallery):
+    def card(index):
+        place = places[index]
+        item = place.item
+        heat = [pictures.heat_layer(place.heatmap), pictures.region_layer(item.region(), "truth")]
+        if place.peak is not None:
+            heat.append(pictures.cross_layer(place.peak, "answer"))
+        boxes = [pictures.box_layer(item.box, "truth")]
+        if place.box is not None:
+            boxes.append(pictures.box_layer(place.box, "answer"))
+        drawn = [
+            _picture(item.record, heat, album, f"heatmap of {item.expression}"),
+            _picture(item.record, boxes, album, f"box of {item.expression}"),
+        ]
+        box = f"box, IoU {place.iou:.2f}" if place.box is not None else "no box in the answer"
+        words = (
+            f'<p class="said">{html.escape(item.expression)}</p>'
+            f'<p class="other"><span class="{_mark(place.hit)}">peak</span> &nbsp; '
+            f'<span class="{_mark(place.iou >= ENOUGH)}">{box}</span></p>'
+        )
+        return _card(drawn, words)
+
+    return _gallery(
+        "Pointing and boxing",
+        f"Left the heatmap for the text with its peak {_key('answer', 'cross')} and the true mask "
+        f"{_key('truth', 'thick')}; right the generated box {_key('answer', 'thin')} and the true "
+        f"one {_key('truth', 'thick')}.",
+        [place.hit and place.iou >= ENOUGH for place in places],
+        card,
+        rng,
+        max(1, gallery // 2),
+        wide=True,
+    )
+
+
+def _narrating(answers, album, rng, gallery):
+    return _gallery(
+        "Narrating along a trace",
+        f"A sentence for the mouse trace {_key('shown', 'drawn')}; its large dot is where it "
+        "begins.",
+        [answer.correct for answer in answers],
+        lambda index: _card([_shown(answers[index], album)], _said(answers[index])),
+        rng,
+        max(1, gallery // 2),
+        mistakes=False,
+    )
+
+
+def _describing(answers, album, rng, gallery):
+    def card(index):
+        answer = answers[index]
+        drawn = _picture(answer.item.record, [], album, answer.text)
+        return _card([drawn], _said(answer))
+
+    return _gallery(
+        "Describing the whole image",
+        "The empty prompt on the whole image; ✓ where the words equal a reference.",
+        [answer.correct for answer in answers],
+        card,
+        rng,
+        max(1, gallery // 2),
+        mistakes=False,
+    )
+
+
+def _everything(results):
+    keys = [key for key in results.scores if not key.endswith(("_low", "_high"))]
+    rows = "".join(
+        f"<tr><td><code>{html.escape(key)}</code></td>"
+        + "".join(
+            f'<td class="number">{_exact(results.scores.get(key + end))}</td>'
+            for end in ("", "_low", "_high")
+        )
+        + "</tr>"
+        for key in keys
+    )
+    about = html.escape(json.dumps(results.about, indent=2))
+    return (
+        "<section><h2>All numbers</h2><details><summary>Scores of report.json</summary>"
+        '<div class="panel"><table><thead><tr><th>key</th><th>value</th><th>low</th><th>high</th>'
+        f"</tr></thead><tbody>{rows}</tbody></table></div></details>"
+        "<details><summary>What was measured</summary>"
+        f'<div class="panel"><pre><code>{about}</code></pre></div></details></section>'
+    )
+
+
+# ---- parts of the page --------------------------------------------------------------------------
+
+
+def _gallery(title, lead, right, card, rng, count, *, mistakes=True, wide=False):
+    """A section of `count` cards drawn at random, then some of the mistakes that were not drawn.
+
+    Args:
+      right: list of bool, one an answer.
+      card: index of an answer → HTML.
+    """
+    if not right:
+        return ""
+    order = rng.permutation(len(right))
+    drawn, rest = order[:count], order[count:]
+    style = "gallery wide" if wide else "gallery"
+    section = f'<h3>drawn at random</h3><div class="{style}">{"".join(map(card, drawn))}</div>'
+    wrong = [index for index in rest if not right[index]][: max(1, count // 2)]
+    if mistakes and wrong:
+        section += f'<h3>some mistakes</h3><div class="{style}">{"".join(map(card, wrong))}</div>'
+    return f'<section><h2>{title}</h2><p class="lead">{lead}</p>{section}</section>'
+
+
+def _card(drawn, words):
+    pair = drawn[0] if len(drawn) == 1 else f'<div class="pair">{"".join(drawn)}</div>'
+    return f'<article class="card">{pair}<div class="words">{words}</div></article>'
+
+
+def _picture(record, layers, album, label):
+    return pictures.picture(album.add(record.image_id, record.image), layers, label)
+
+
+def _shown(answer, album):
+    """The picture of an answer: its image and the region that the model was shown."""
+    layers = [pictures.region_layer(answer.region, "shown")]
+    return _picture(answer.item.record, layers, album, f"region answered with: {answer.text}")
+
+
+def _said(answer):
+    """The answer, marked right or wrong; if wrong, the truth under it."""
+    said = html.escape(answer.text) or "(nothing)"
+    words = f'<p class="said {_mark(answer.correct)}">{said}</p>'
+    if not answer.correct:
+        words += f'<p class="other">truth: {html.escape(answer.item.references[0])}</p>'
+    return words
+
+
+def _mark(right):
+    return "right" if right else "wrong"
+
+
+def _key(style, name):
+    return f'(<span class="mark {style}"></span>{name})'
+
+
+def _count(value):
+    return None if value is None else f"{value:,.0f}"
+
+
+def _duration(seconds):
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def _exact(value):
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

@@ -1,0 +1,119 @@
+"""The headline scores, each with what it has to be compared with."""
+
+import dataclasses
+
+from regionjax.evaluators.grounding import ENOUGH
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of the headline table: a score, and what it has to be compared with."""
+
+    key: str
+    name: str
+    note: str
+    baseline: str  # key
+    against: str  # what the baseline is
+    top: float = 1.0  # the best there is; CIDEr has 10
+
+    def text(self, value):
+        return f"{value:.2f}" if self.top > 1 else f"{100 * value:.1f}%"
+
+
+HEADLINE = (
+    Row(
+        "region_caption/exact_match",
+        "Naming a region",
+        "shown as in the data, exact match",
+        "no_region/exact_match",
+        "region input removed",
+    ),
+    Row(
+        "region_caption_box/exact_match",
+        "… shown as a box",
+        "exact match",
+        "no_region/exact_match",
+        "region input removed",
+    ),
+    Row(
+        "region_caption_points/exact_match",
+        "… shown as points",
+        "exact match",
+        "no_region/exact_match",
+        "region input removed",
+    ),
+    Row(
+        "region_caption/cider",
+        "Naming a region",
+        "CIDEr-D",
+        "no_region/cider",
+        "region input removed",
+        10.0,
+    ),
+    Row(
+        "ris/miou",
+        "Segmenting an expression",
+        "mean IoU of the likeliest proposal",
+        "ris/chance_miou",
+        "a random proposal",
+    ),
+    Row(
+        "ris/oiou",
+        "… overall IoU",
+        "summed intersection over summed union",
+        "ris/chance_oiou",
+        "a random proposal",
+    ),
+    Row(
+        "pointing/accuracy",
+        "Pointing at an expression",
+        "peak of the heatmap inside the true mask",
+        "pointing/chance",
+        "a random pixel",
+    ),
+    Row(
+        "pointing/box_centre_accuracy",
+        "… by the generated box",
+        "its centre inside the true mask",
+        "pointing/chance",
+        "a random pixel",
+    ),
+    Row(
+        "grounding/acc50",
+        "Boxing an expression",
+        f"IoU of the generated box at least {ENOUGH}",
+        "grounding/chance_acc50",
+        "a random proposal's box",
+    ),
+    Row(
+        "narration/cider",
+        "Narrating along a trace",
+        "CIDEr-D",
+        "narration_no_region/cider",
+        "region input removed",
+        10.0,
+    ),
+    Row(
+        "image_caption/cider",
+        "Describing the whole image",
+        "CIDEr-D",
+        "image_caption/borrowed_cider",
+        "another image's caption",
+        10.0,
+    ),
+)
+
+
+def summary(scores):
+    """The headline table as plain text, a line a score, with intervals and baselines."""
+    lines = []
+    for row in HEADLINE:
+        if scores.get(row.key) is None:
+            lines.append(f"{row.key:<34} -  (no such items)")
+            continue
+        low, high = (row.text(scores[f"{row.key}_{end}"]) for end in ("low", "high"))
+        baseline = scores.get(row.baseline)
+        against = "" if baseline is None else f"   {row.against}: {row.text(baseline)}"
+        value = f"{row.text(scores[row.key])} [{low}, {high}]"
+        lines.append(f"{row.key:<34} {value:<24}{against}")
+    return "\n".join(lines)
