@@ -86,11 +86,7 @@ class Region:
         if self.mask is not None:
             return soft_downsample(self.mask, (size, size))
         if self.box is not None:
-            x0, y0, x1, y1 = self.box.astype(np.float64) * size
-            cell = np.arange(size)
-            across = np.clip(np.minimum(x1, cell + 1) - np.maximum(x0, cell), 0, 1)
-            down = np.clip(np.minimum(y1, cell + 1) - np.maximum(y0, cell), 0, 1)
-            return np.outer(down, across).astype(np.float32)
+            return box_coverage(self.box, size)
         return _stroke(np.clip(self.points, 0, 1), size, brush)
 
     def sample_points(self, count, rng):
@@ -184,16 +180,21 @@ def _stroke(points, size, brush):
     fine = max(1, int(np.ceil(6 / (brush * size))))  # the radius spans at least 6 fine pixels
     side = size * fine
     radius = round(brush * side - 0.5)  # beside the middle pixel: the diameter is odd
-    canvas = Image.new("L", (side, side))
+    xy = np.rint(points * side - 0.5).astype(int)  # Pillow's integers are pixel centres
+    low = np.maximum((xy.min(axis=0) - radius) // fine, 0)  # cells that the brush may touch, …
+    high = np.minimum((xy.max(axis=0) + radius) // fine + 1, size)  # … the only ones drawn
+    canvas = Image.new("L", tuple(((high - low) * fine).tolist()))
     draw = ImageDraw.Draw(canvas)
-    xy = np.rint(points * side - 0.5).astype(int).tolist()  # Pillow's integers are pixel centres
-    xy = [tuple(p) for p, before in zip(xy, [None, *xy], strict=False) if p != before]
-    if len(xy) > 1:
-        draw.line(xy, fill=255, width=2 * radius + 1)
-    for x, y in xy:
+    path = (xy - low * fine).tolist()
+    path = [tuple(b) for a, b in zip([None, *path], path, strict=False) if a != b]
+    if len(path) > 1:
+        draw.line(path, fill=255, width=2 * radius + 1)
+    for x, y in path:
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=255)
-    shares = np.array(canvas.reduce(fine))  # 0…255; Pillow averages ten times faster than NumPy
-    if not shares.any():  # a click in the corner of a very coarse grid rounds to nothing
+    shares = np.zeros((size, size), np.float32)
+    part = np.array(canvas.reduce(fine))  # 0…255; Pillow averages faster than NumPy
+    shares[low[1] : high[1], low[0] : high[0]] = part
+    if not part.any():  # a click in the corner of a very coarse grid rounds to nothing
         column, row = np.minimum(points[0] * size, size - 1).astype(int)
         shares[row, column] = 1
     return shares / np.float32(255)
@@ -328,6 +329,15 @@ def box_iou(a, b):
     areas = [np.prod(np.maximum(box[..., 2:] - box[..., :2], 0), axis=-1) for box in (a, b)]
     union = areas[0] + areas[1] - intersection
     return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
+
+
+def box_coverage(boxes, size):
+    """f32 [..., size, size]: exact overlap of boxes [..., 4] with the cells of a square grid."""
+    edges = np.asarray(boxes, np.float64)[..., None] * size  # in cells
+    cell = np.arange(size)
+    overlap = np.minimum(edges[..., 2:, :], cell + 1) - np.maximum(edges[..., :2, :], cell)
+    share = np.maximum(overlap, 0).astype(np.float32)  # [..., 2, size]: across, down
+    return share[..., 1, :, None] * share[..., 0, None, :]
 
 
 def flip_points(points):
