@@ -1,0 +1,217 @@
+"""Records: one image with everything that a source says about it, in ArrayRecord files.
+
+A record is `u32 header length | JSON header | arrays | image bytes` (little-endian). The arrays
+hold 4-byte items one after the other: run lengths of masks (u32), boxes and trace points (f32); the
+header says which. Reading a record makes no region until one is asked for.
+"""
+
+import dataclasses
+import functools
+import json
+import pathlib
+
+import numpy as np
+from array_record.python import array_record_module
+from grain.sources import ArrayRecordDataSource
+
+from input_pipeline.errors import DataError
+from input_pipeline.runs import RunRegion
+from regionjax.config import nearest
+from regionjax.regions import WHOLE_IMAGE, Region
+
+KINDS = ("phrase", "expression", "caption", "narration")
+COORDINATES = "xy normalised to [0, 1], origin top-left; boxes xyxy; masks column-major run lengths"
+_WRITER_OPTIONS = "group_size:1,uncompressed"  # random access; images do not compress
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotation:
+    """A text and what it speaks of.
+
+    Attributes:
+      kind: "phrase" (names the region), "expression" (picks it out among the others), "caption"
+        (whole image) or "narration" (a sentence said while the mouse drew `geometry`).
+      text: as the source wrote it.
+      id: the source's own identifier, as text.
+      geometry: Region | RunRegion | None for the whole image. Annotations of one object share it.
+    """
+
+    kind: str
+    text: str
+    id: str
+    geometry: object = None
+
+    @functools.cached_property
+    def region(self):
+        """The Region (or RunRegion) that the text speaks of."""
+        if self.geometry is None:
+            return WHOLE_IMAGE
+        return self.geometry.region if isinstance(self.geometry, _Packed) else self.geometry
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One image of one source.
+
+    Attributes:
+      source: such as "coco".
+      file_name: of the image, below the data's root.
+      image_id: the source's identifier, as text; several records may share it.
+      width, height: pixels.
+      image: the bytes of the image file.
+      annotations: list of Annotation.
+      proposals: list of RunRegion, candidate segments for referring segmentation.
+    """
+
+    source: str
+    file_name: str
+    image_id: str
+    width: int
+    height: int
+    image: bytes
+    annotations: list
+    proposals: list = dataclasses.field(default_factory=list)
+
+    @property
+    def name(self):
+        """For messages: source and file."""
+        return f"{self.source}:{self.file_name}"
+
+    def encode(self):
+        """The record as bytes."""
+        arrays, places, geometries = [], {}, []
+        for annotation in self.annotations:
+            geometry = annotation.geometry
+            if geometry is not None and id(geometry) not in places:
+                places[id(geometry)] = len(geometries)
+                geometries.append(_pack(geometry, arrays))
+        header = {
+            "source": self.source,
+            "file_name": self.file_name,
+            "image_id": self.image_id,
+            "size": [self.width, self.height],
+            "geometries": geometries,
+            "annotations": [
+                [a.kind, a.text, a.id, places.get(id(a.geometry), -1)] for a in self.annotations
+            ],
+            "proposals": [_pack(proposal, arrays) for proposal in self.proposals],
+        }
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        text += b" " * (-len(text) % 4)  # arrays start at a multiple of their item size
+        return b"".join([np.uint32(len(text)).tobytes(), text, *arrays, self.image])
+
+    @classmethod
+    def decode(cls, data):
+        """The record that `encode` made `data` from.
+
+        Raises:
+          DataError: bytes that are not a record.
+        """
+        try:
+            end = 4 + int.from_bytes(data[:4], "little")
+            header = json.loads(data[4:end])
+            width, height = header["size"]
+            geometries = []
+            for kind, items, *bounds in header["geometries"]:
+                geometries.append(_Packed(kind, data, end, items, height, width, bounds))
+                end += 4 * items
+            geometries.append(None)  # place -1: the whole image
+            proposals = []
+            for kind, items, *bounds in header["proposals"]:
+                place = _Packed(kind, data, end, items, height, width, bounds)
+                proposals.append(place.region)
+                end += 4 * items
+            return cls(
+                source=header["source"],
+                file_name=header["file_name"],
+                image_id=header["image_id"],
+                width=width,
+                height=height,
+                image=data[end:],
+                annotations=[
+                    Annotation(kind, text, id, geometries[place])
+                    for kind, text, id, place in header["annotations"]
+                ],
+                proposals=proposals,
+            )
+        except (ValueError, KeyError, TypeError, IndexError) as error:
+            raise DataError(f"{len(data)} bytes that are not a record: {error!r}") from error
+
+
+class _Packed:
+    """A geometry that still lies in the bytes of its record."""
+
+    def __init__(self, kind, data, start, items, height, width, bounds):
+        self._place = kind, data, start, items, height, width, bounds
+
+    @functools.cached_property
+    def region(self):
+        kind, data, start, items, height, width, bounds = self._place
+        if kind == "mask":
+            return RunRegion(np.frombuffer(data, "<u4", items, start), height, width, bounds)
+        numbers = np.frombuffer(data, "<f4", items, start)
+        return Region(box=numbers) if kind == "box" else Region(points=numbers.reshape(-1, 2))
+
+
+def _pack(region, arrays):
+    """Appends a region's bytes; returns [kind, number of 4-byte items, a mask's bounds]."""
+    if isinstance(region, RunRegion):
+        arrays.append(region.counts.astype("<u4").tobytes())
+        return ["mask", len(region.counts), *region.bounds]
+    array = region.points if region.kind == "points" else region.box
+    arrays.append(array.astype("<f4").tobytes())
+    return [region.kind, array.size]
+
+
+# ---- files --------------------------------------------------------------------------------------
+
+
+def write_shard(path, records):
+    """Writes encoded records (bytes) to an ArrayRecord file that appears only when complete."""
+    part = path.with_name(path.name + ".part")
+    writer = array_record_module.ArrayRecordWriter(str(part), _WRITER_OPTIONS)
+    for record in records:
+        writer.write(record)
+    writer.close()
+    part.replace(path)
+
+
+class Records:
+    """The records of a source and split: a sequence with random access, cheap in memory."""
+
+    def __init__(self, files):
+        self.payloads = ArrayRecordDataSource([str(file) for file in files])
+
+    def __len__(self):
+        return len(self.payloads)
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(f"record {index} of {len(self)}")
+        return Record.decode(self.payloads[index])
+
+
+def read_facts(directory):
+    """dataset.json of a prepared folder.
+
+    Raises:
+      DataError: `directory` holds no finished data.
+    """
+    file = pathlib.Path(directory) / "dataset.json"
+    if not file.is_file():
+        raise DataError(f"{directory} holds no prepared data (no dataset.json)")
+    return json.loads(file.read_text())
+
+
+def open_records(directory, source, split):
+    """The Records of one source and split of a prepared folder.
+
+    Raises:
+      DataError: nothing of that name was prepared.
+    """
+    directory = pathlib.Path(directory)
+    prepared = read_facts(directory)["records"]
+    name = f"{source}-{split}"
+    if name not in prepared:
+        raise DataError(f"{directory} holds no records {name}{nearest(name, prepared)}")
+    return Records([directory / "records" / file for file in prepared[name]["files"]])

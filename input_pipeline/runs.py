@@ -1,0 +1,138 @@
+"""Mask regions as run lengths: boxes, points and coverage without making their pixels.
+
+Training shows several regions of every image; going through the pixels of each mask would cost
+more than decoding the photograph. `RunRegion` answers what a `regionjax.regions.Region` of the same
+mask answers; `RunGroup` asks all the masks of an image at once, laid side by side as one wide mask
+(run lengths are column-major, so that this is one concatenation).
+"""
+
+import functools
+
+import numpy as np
+
+from regionjax.masks import decode_rle, encode_rle
+from regionjax.regions import RegionError, box_from_pixels
+
+
+class RunRegion:
+    """A region given by a mask; stands wherever a Region of that mask may stand.
+
+    Attributes:
+      counts: u32 [2n], run lengths in COCO's order (column-major, zeros first).
+      height, width: pixels.
+      bounds: pixel edges (x0, y0, x1, y1) of the bounding box.
+    """
+
+    kind = "mask"
+    points = None
+    box = None
+
+    def __init__(self, counts, height, width, bounds):
+        """All four must fit together, as they do in a record; else see from_mask."""
+        self.counts, self.height, self.width, self.bounds = counts, height, width, bounds
+
+    @classmethod
+    def from_mask(cls, mask):
+        """From bool [H, W]; RegionError if it has no pixel."""
+        counts = encode_rle(mask, compressed=False)["counts"]
+        counts = np.array(counts + [0] * (len(counts) % 2), np.uint32)
+        if not counts[1::2].any():
+            raise RegionError(f"a mask of {mask.shape[0]}x{mask.shape[1]} has no pixel")
+        region = cls(counts, *mask.shape, None)
+        column, top, bottom = RunGroup([region]).pieces
+        edges = column[0], top.min(), column[-1] + 1, bottom.max()
+        region.bounds = tuple(int(edge) for edge in edges)
+        return region
+
+    @functools.cached_property
+    def mask(self):
+        """bool [H, W], made when first asked for."""
+        return decode_rle({"size": [self.height, self.width], "counts": self.counts})
+
+    def area(self):
+        """Share of the image, 0…1."""
+        return float(self.counts[1::2].sum(dtype=np.int64) / (self.height * self.width))
+
+    def bounding_box(self):
+        """f32 [4]."""
+        return box_from_pixels(self.bounds, self.width, self.height)
+
+    def sample_points(self, count, rng):
+        """f32 [count, 2], uniform over the mask's pixels."""
+        return RunGroup([self]).sample_points(count, rng)[0]
+
+    def rasterize(self, size):
+        """f32 [size, size]: area average on a square grid, as Region.rasterize of the mask."""
+        return RunGroup([self]).rasterize(size)[0]
+
+
+class RunGroup:
+    """n RunRegions of one image."""
+
+    def __init__(self, regions):
+        """Raises RegionError if runs do not fill the image."""
+        self.height, self.width = regions[0].height, regions[0].width
+        counts = np.concatenate([region.counts for region in regions])
+        ends = counts.cumsum(dtype=np.int64)
+        filled = ends[np.cumsum([len(region.counts) for region in regions]) - 1]
+        self.first = np.arange(len(regions) + 1) * (self.height * self.width)  # pixel of each mask
+        if (filled != self.first[1:]).any():
+            raise RegionError(f"run lengths do not fill a mask of {self.height}x{self.width}")
+        lengths, ends = counts[1::2], ends[1::2]
+        on = lengths > 0  # COCO allows runs of length zero
+        self.lengths, self.ends = lengths[on].astype(np.int64), ends[on]
+
+    @functools.cached_property
+    def pieces(self):
+        """Runs cut at the ends of columns: column, first row, row after the last; i64 [pieces]."""
+        starts, ends, height = self.ends - self.lengths, self.ends, self.height
+        column = starts // height
+        corner = column * height
+        overhang = (ends - 1) // height - column
+        if not overhang.any():
+            return column, starts - corner, ends - corner
+        pieces = overhang + 1
+        run = np.repeat(np.arange(len(column)), pieces)
+        within = np.arange(len(run)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+        column = column[run] + within
+        corner = column * height
+        top = np.maximum(starts[run] - corner, 0)
+        return column, top, np.minimum(ends[run] - corner, height)
+
+    def rasterize(self, size):
+        """f32 [n, size, size]: area averages on a square grid."""
+        column, top, bottom = self.pieces
+        below, across = _filled_cells(self.height, size), _filled_cells(self.width, size)
+        down = below.take(bottom, axis=0)
+        down -= below.take(top, axis=0)  # [pieces, size]
+        cut = column.searchsorted(self.first // self.height).tolist()
+        column = column % self.width
+        right = across.take(column + 1, axis=0)
+        right -= across.take(column, axis=0)  # [pieces, size]
+        coverage = np.empty((len(cut) - 1, size, size), np.float32)
+        for one, start, stop in zip(coverage, cut[:-1], cut[1:], strict=True):
+            np.matmul(down[start:stop].T, right[start:stop], out=one)
+        return np.minimum(coverage, 1, out=coverage)
+
+    def sample_points(self, count, rng):
+        """f32 [n, count, 2], uniform over the pixels of each mask."""
+        filled = self.lengths.cumsum()
+        last = self.ends.searchsorted(self.first[1:], side="right") - 1  # run of each mask
+        high = filled[last, None]
+        low = np.zeros_like(high)
+        low[1:] = high[:-1]
+        pick = low + (rng.random((len(high), count)) * (high - low)).astype(np.int64)
+        run = filled.searchsorted(pick, side="right")
+        pixel = (self.ends - filled)[run] + pick
+        points = rng.random((len(high), count, 2))
+        points[..., 0] += pixel // self.height % self.width
+        points[..., 1] += pixel % self.height
+        points /= self.width, self.height
+        return points.astype(np.float32)
+
+
+@functools.lru_cache(maxsize=256)
+def _filled_cells(pixels, cells):
+    """f32 [pixels + 1, cells]: how much of each cell of a line its first n pixels cover."""
+    filled = np.arange(pixels + 1)[:, None] * (cells / pixels) - np.arange(cells)
+    return np.clip(filled, 0, 1).astype(np.float32)

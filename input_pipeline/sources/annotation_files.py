@@ -1,0 +1,112 @@
+"""Reading annotation files strictly: errors name the file and the place."""
+
+import json
+import pickle
+
+from input_pipeline.errors import DataError
+from regionjax.config import nearest
+
+
+def existing(path):
+    """The path itself.
+
+    Raises:
+      DataError: no such file; names the nearest one in its folder.
+    """
+    if path.is_file():
+        return path
+    if not path.parent.is_dir():
+        raise DataError(f"no annotation file {path} (nor its folder)")
+    siblings = sorted(p.name for p in path.parent.iterdir() if p.is_file())
+    raise DataError(f"no annotation file {path}{nearest(path.name, siblings) if siblings else ''}")
+
+
+def read_json(path, keys):
+    """A JSON file whose top level is an object with the lists `keys`.
+
+    Raises:
+      DataError: missing, not JSON (with line and column) or without one of the lists.
+    """
+    content = _parse(path, dict, "an object")
+    for key in keys:
+        if not isinstance(content.get(key), list):
+            raise DataError(f"{path} has no list `{key}`{nearest(key, content)}")
+    return content
+
+
+def read_json_list(path):
+    """A JSON file whose top level is a list; errors as for `read_json`."""
+    return _parse(path, list, "a list")
+
+
+def _parse(path, kind, expected):
+    try:
+        content = json.loads(existing(path).read_bytes())
+    except json.JSONDecodeError as error:
+        place = f"{path}, line {error.lineno}, column {error.colno}"
+        raise DataError(f"{place}: not JSON: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, byte {error.start}: not JSON: {error.reason}") from error
+    if not isinstance(content, kind):
+        raise DataError(f"{path} holds a {type(content).__name__}, expected {expected}")
+    return content
+
+
+def read_json_lines(path):
+    """Yields (line number, object) of a JSON Lines file; empty lines are passed over.
+
+    Raises:
+      DataError: missing, or a line that is not a JSON object (with its number).
+    """
+    with existing(path).open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                content = json.loads(line)
+            except json.JSONDecodeError as error:
+                place = f"{path}, line {number}, column {error.colno}"
+                raise DataError(f"{place}: not JSON: {error.msg}") from error
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path}, line {number}: not JSON: {error.reason}") from error
+            if not isinstance(content, dict):
+                kind = type(content).__name__
+                raise DataError(f"{path}, line {number}: a {kind}, expected an object")
+            yield number, content
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Containers, text and numbers only: a pickle that names any class is refused."""
+
+    def find_class(self, module, name):
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}; only plain containers are read")
+
+
+def read_pickle(path):
+    """The plain Python value in a pickle file, also one written by Python 2.
+
+    Raises:
+      DataError: missing, broken, or holding anything but plain containers, text and numbers.
+    """
+    try:
+        with existing(path).open("rb") as file:
+            return _PlainUnpickler(file, encoding="latin1").load()
+    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{path} cannot be unpickled: {error or type(error).__name__}") from error
+
+
+def field(entry, key, where, kind=object):
+    """entry[key].
+
+    Raises:
+      DataError: `entry` is not an object, has no such key, or its value is not a `kind`.
+    """
+    if not isinstance(entry, dict):
+        raise DataError(f"{where} is a {type(entry).__name__}, expected an object")
+    if key not in entry:
+        raise DataError(f"{where} has no `{key}`{nearest(key, entry)}")
+    if not isinstance(entry[key], kind):
+        raise DataError(f"{where}: `{key}` is a {type(entry[key]).__name__}")
+    return entry[key]

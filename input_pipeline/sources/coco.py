@@ -1,0 +1,230 @@
+"""COCO: instances, captions and segmentation proposals.
+
+ROOT/annotations/{instances,captions,proposals}_{split}2017.json beside ROOT/{split}2017/*.jpg.
+Captions and proposals may be absent, instances not. A category name is the phrase of each of its
+instances; of an instance that has no twin in its image it is also an expression. Proposals are in
+COCO's results form (compressed RLE).
+"""
+
+import collections
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from input_pipeline.errors import DataError
+from input_pipeline.images import read_image
+from input_pipeline.records import Annotation, Record
+from input_pipeline.runs import RunRegion
+from input_pipeline.sources.annotation_files import existing, field, read_json, read_json_list
+from regionjax.masks import segmentation_mask
+from regionjax.regions import Region, RegionError, box_from_xywh, clip_box
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoItem:
+    """What the annotation files say of one image.
+
+    Attributes:
+      image: the entry in `images`.
+      file_name: below the root.
+      instances: list of (annotation entry, category name, is it the only one of its category).
+      captions: list of caption entries.
+      proposals: list of proposal entries.
+    """
+
+    image: dict
+    file_name: str
+    instances: list
+    captions: list
+    proposals: list
+
+
+@dataclasses.dataclass(frozen=True)
+class Coco:
+    """The `coco` source."""
+
+    root: pathlib.Path
+    name = "coco"
+
+    def files(self, split):
+        """Annotation files of a split."""
+        optional = [_file(self.root, kind, split) for kind in ("captions", "proposals")]
+        found = [path for path in optional if path.is_file()]
+        return [existing(_file(self.root, "instances", split)), *found]
+
+    def items(self, split, tally, proposals):
+        """Yields a CocoItem an image that has annotations."""
+        path = _file(self.root, "instances", split)
+        content = read_json(path, ["images", "annotations", "categories"])
+        names = {
+            field(category, "id", f"{path}: category {number}"): field(
+                category, "name", f"{path}: category {number}"
+            )
+            for number, category in enumerate(content["categories"])
+        }
+        instances = by_image(content["annotations"], f"{path}: annotation")
+        captions_path = _file(self.root, "captions", split)
+        captions = {}
+        if captions_path.is_file():
+            entries = read_json(captions_path, ["annotations"])["annotations"]
+            captions = by_image(entries, f"{captions_path}: annotation")
+        segments = read_proposals(self.root, split) if proposals else {}
+        images = images_by_id(content["images"], path)
+        for place, entries in ((path, instances), (captions_path, captions)):
+            if stray := entries.keys() - images.keys():
+                raise DataError(
+                    f"{place}: annotations of image {min(stray, key=str)}, which is not listed"
+                )
+        for image_id, image in images.items():
+            things = []
+            twins = collections.Counter(
+                field(entry, "category_id", f"{path}: annotation") for entry in instances[image_id]
+            )
+            for entry in instances[image_id]:
+                where = f"{path}: annotation {entry.get('id')}"
+                category = entry["category_id"]
+                if category not in names:
+                    raise DataError(f"{where} is of category {category!r}, which is not listed")
+                if entry.get("iscrowd"):
+                    tally["crowd_regions"] += 1
+                else:
+                    things.append((entry, names[category], twins[category] == 1))
+            if not things and not captions.get(image_id):
+                tally["images_without_annotations"] += 1
+                continue
+            yield CocoItem(
+                image=image,
+                file_name=f"{split}2017/{image['file_name']}",
+                instances=things,
+                captions=captions.get(image_id, []),
+                proposals=segments.get(image_id, []),
+            )
+
+    def record(self, item, tally):
+        """The Record of a CocoItem."""
+        data, width, height = read_coco_image(self.root, item.file_name, item.image)
+        annotations = []
+        for entry, name, only in item.instances:
+            region = instance_region(entry, width, height, item.file_name, tally)
+            identifier = str(field(entry, "id", f"{item.file_name}: annotation"))
+            annotations.append(Annotation("phrase", name, identifier, region))
+            if only:
+                annotations.append(Annotation("expression", name, identifier, region))
+        for entry in item.captions:
+            where = f"{item.file_name}: caption {entry.get('id')}"
+            text = " ".join(field(entry, "caption", where).split())
+            annotations.append(Annotation("caption", text, str(field(entry, "id", where))))
+        return Record(
+            source=self.name,
+            file_name=item.file_name,
+            image_id=str(item.image["id"]),
+            width=width,
+            height=height,
+            image=data,
+            annotations=annotations,
+            proposals=proposal_regions(item.proposals, width, height, item.file_name),
+        )
+
+
+def _file(root, kind, split):
+    return root / "annotations" / f"{kind}_{split}2017.json"
+
+
+# ---- shared with REFER, whose instances.json has the same form ----------------------------------
+
+
+def images_by_id(images, path):
+    """{image id: entry} in file order; every entry has id, file_name, width and height."""
+    found = {}
+    for number, image in enumerate(images):
+        for key in ("id", "file_name", "width", "height"):
+            field(image, key, f"{path}: image {number}")
+        if image["id"] in found:
+            raise DataError(f"{path}: image {image['id']} is listed twice")
+        found[image["id"]] = image
+    return found
+
+
+def by_image(entries, where):
+    """{image id: its entries}; an image without entries has an empty list."""
+    found = collections.defaultdict(list)
+    for number, entry in enumerate(entries):
+        found[field(entry, "image_id", f"{where} {number}")].append(entry)
+    return found
+
+
+def read_proposals(root, split):
+    """{image id: proposal entries} of a split; empty if it has none."""
+    path = _file(root, "proposals", split)
+    return by_image(read_json_list(path), f"{path}: proposal") if path.is_file() else {}
+
+
+def read_coco_image(root, file_name, entry):
+    """(bytes, width, height) of an image that must be as large as its entry says."""
+    data, width, height = read_image(root, file_name)
+    if (width, height) != (entry["width"], entry["height"]):
+        raise DataError(
+            f"{file_name} has {width}x{height} pixels, "
+            f"its annotations speak of {entry['width']}x{entry['height']}"
+        )
+    return data, width, height
+
+
+def instance_region(entry, width, height, file_name, tally):
+    """The region of an instance: its segmentation, or its box where it has none.
+
+    A segmentation so thin that no pixel's centre lies in it becomes the pixels its corners span.
+
+    Raises:
+      DataError: a segmentation or box that cannot be.
+    """
+    where = f"{file_name}: annotation {entry.get('id')}"
+    segmentation = field(entry, "segmentation", where)
+    try:
+        if isinstance(segmentation, list):
+            outlines = [outline for outline in segmentation if len(outline) >= 6]
+            tally["outlines_of_two_points"] += len(segmentation) - len(outlines)
+            if not outlines:
+                tally["regions_by_box"] += 1
+                box = clip_box(box_from_xywh(field(entry, "bbox", where), width, height))
+                if (box[2:] - box[:2]).min() * min(width, height) >= 1:
+                    return Region.from_box(box)
+            segmentation = outlines
+        mask = segmentation_mask(segmentation, height, width)
+        if not mask.any():
+            tally["regions_thinner_than_a_pixel"] += 1
+            mask = _spanned(segmentation, entry, where, height, width)
+        return RunRegion.from_mask(mask)
+    except (RegionError, ValueError, TypeError, KeyError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{where}: {error}") from error
+
+
+def _spanned(segmentation, entry, where, height, width):
+    """bool [height, width]: every pixel touched by the bounds of a region, at least one."""
+    if isinstance(segmentation, list) and segmentation:
+        corners = np.concatenate([np.reshape(outline, (-1, 2)) for outline in segmentation])
+        low, high = corners.min(axis=0), corners.max(axis=0)
+    else:
+        box = np.asarray(field(entry, "bbox", where), float)
+        low, high = box[:2], box[:2] + box[2:]
+    start = np.clip(np.floor(low), 0, (width - 1, height - 1)).astype(int)
+    stop = np.clip(np.ceil(high), start + 1, (width, height)).astype(int)
+    mask = np.zeros((height, width), bool)
+    mask[start[1] : stop[1], start[0] : stop[0]] = True
+    return mask
+
+
+def proposal_regions(entries, width, height, file_name):
+    """The proposals' regions, in file order; empty ones are an error."""
+    regions = []
+    for number, entry in enumerate(entries):
+        where = f"{file_name}: proposal {number}"
+        try:
+            mask = segmentation_mask(field(entry, "segmentation", where), height, width)
+            regions.append(RunRegion.from_mask(mask))
+        except (RegionError, ValueError, TypeError, KeyError) as error:
+            raise DataError(f"{where}: {error}") from error
+    return regions

@@ -1,0 +1,174 @@
+"""Localized Narratives: what annotators said, word by word in time, while they moved the mouse.
+
+ROOT/localized_narratives/*_{split}_localized_narratives*.jsonl, one narrative a line; a narrative
+makes one record. A sentence becomes a `narration` with the trace points drawn while its words were
+said. Time is given to characters: an utterance of several words that runs over the end of a
+sentence shares its time out by length. Points outside the image are kept as they are.
+"""
+
+import dataclasses
+import pathlib
+import re
+
+import numpy as np
+
+from input_pipeline.errors import DataError
+from input_pipeline.images import read_image
+from input_pipeline.records import Annotation, Record
+from input_pipeline.sources.annotation_files import existing, field, read_json_lines
+from regionjax.config import nearest
+from regionjax.regions import Region, RegionError
+
+# dataset_id: where its images lie below the root, from the image's id.
+_IMAGES = {
+    r"mscoco_(train|val|test)2017": lambda match, id: f"{match[1]}2017/{int(id):012d}.jpg",
+    r"Flic?kr?30k": lambda match, id: f"flickr30k-images/{id}.jpg",
+    r"ADE20k": lambda match, id: (
+        f"ADEChallengeData2016/images/{'validation' if '_val_' in id else 'training'}/{id}.jpg"
+    ),
+    r"(?i:open_?images)\w*?_(train|validation|test)\w*": lambda match, id: f"{match[1]}/{id}.jpg",
+}
+
+# A sentence ends at . ! or ? before a space or the end, unless an abbreviation stands there.
+_SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
+_ABBREVIATION = re.compile(r"\b(?:mr|mrs|ms|dr|st|vs|approx|e\.g|i\.e)\.$", re.I)
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalizedNarratives:
+    """The `localized_narratives` source."""
+
+    root: pathlib.Path
+    name = "localized_narratives"
+
+    def files(self, split):
+        """Annotation files of a split, of every data set in the folder."""
+        folder = self.root / self.name
+        found = sorted(folder.glob(f"*_{split}_*localized_narratives*.jsonl"))
+        return found or [existing(folder / f"coco_{split}_localized_narratives.jsonl")]
+
+    def items(self, split, tally, proposals):
+        """Yields (narrative entry, "file, line n") of each line."""
+        del tally, proposals
+        for path in self.files(split):
+            for number, narrative in read_json_lines(path):
+                yield narrative, f"{path}, line {number}"
+
+    def record(self, item, tally):
+        """The Record of a narrative; None if no sentence of it has a trace."""
+        narrative, where = item
+        annotations = narrations(narrative, where, tally)
+        if not annotations:
+            tally["narratives_without_trace"] += 1
+            return None
+        file_name = image_file(narrative, where)
+        data, width, height = read_image(self.root, file_name)
+        return Record(
+            source=self.name,
+            file_name=file_name,
+            image_id=str(field(narrative, "image_id", where)),
+            width=width,
+            height=height,
+            image=data,
+            annotations=annotations,
+        )
+
+
+def image_file(narrative, where):
+    """A narrative's image below the root, by its `dataset_id` alone."""
+    dataset, image_id = (str(field(narrative, key, where)) for key in ("dataset_id", "image_id"))
+    for pattern, path in _IMAGES.items():
+        if match := re.fullmatch(pattern, dataset):
+            try:
+                return path(match, image_id)
+            except ValueError as error:
+                raise DataError(f"{where}: image_id {image_id!r} of {dataset}: {error}") from error
+    raise DataError(f"{where}: dataset_id {dataset!r} is not known{nearest(dataset, _IMAGES)}")
+
+
+def narrations(narrative, where, tally):
+    """The sentences of a narrative that have a trace, as annotations with points in time order.
+
+    Args:
+      narrative: an object of the JSON Lines file.
+      where: what to call it in errors.
+      tally: counts `sentences_without_trace`, `utterances_without_time` (zero-length intervals)
+        and `utterances_not_in_caption`.
+    """
+    caption = field(narrative, "caption", where, str)
+    points, times = _trace(narrative, where)
+    spoken = _spoken_spans(narrative, caption, where, tally)
+    annotator = narrative.get("annotator_id", "")
+    found = []
+    for number, (start, end) in enumerate(sentence_spans(caption)):
+        chosen = np.zeros(len(times), bool)
+        for first, last, begin, finish in spoken:
+            low, high = max(first, start), min(last, end)
+            if low < high:  # the share of the utterance that lies in this sentence
+                pace = (finish - begin) / (last - first)
+                chosen |= (times >= begin + (low - first) * pace) & (
+                    times <= begin + (high - first) * pace
+                )
+        if not chosen.any():
+            tally["sentences_without_trace"] += 1
+            continue
+        try:
+            region = Region.from_points(points[chosen])
+        except RegionError as error:
+            raise DataError(f"{where}, sentence {number}: {error}") from error
+        text = " ".join(caption[start:end].split())
+        found.append(Annotation("narration", text, f"{annotator}/{number}", region))
+    return found
+
+
+def sentence_spans(text):
+    """[(start, end)] of the sentences of a text, in characters, without their closing marks."""
+    spans, start = [], 0
+    closings = [m.span() for m in _SENTENCE_END.finditer(text) if not _abbreviates(text, m.end())]
+    for end, after in [*closings, (len(text), len(text))]:
+        sentence = text[start:end]
+        if any(character.isalnum() for character in sentence):
+            lead = len(sentence) - len(sentence.lstrip())
+            spans.append((start + lead, start + len(sentence.rstrip())))
+        start = after
+    return spans
+
+
+def _abbreviates(text, end):
+    return _ABBREVIATION.search(text, max(0, end - 10), end)
+
+
+def _trace(narrative, where):
+    """All points and their times, f32 [n, 2] and f64 [n], in time order over all segments."""
+    rows = []
+    for segment in field(narrative, "traces", where, list):
+        for point in segment:
+            place = f"{where}: trace point {len(rows)}"
+            rows.append([field(point, key, place, int | float) for key in ("x", "y", "t")])
+    trace = np.array(rows, np.float64).reshape(-1, 3)
+    if not np.isfinite(trace).all():
+        raise DataError(f"{where}: a trace point is not finite")
+    trace = trace[np.argsort(trace[:, 2], kind="stable")]
+    return trace[:, :2].astype(np.float32), trace[:, 2]
+
+
+def _spoken_spans(narrative, caption, where, tally):
+    """[(first, last, begin, finish)]: characters first…last-1 were said from begin to finish."""
+    spans, cursor, missed = [], 0, 0
+    for entry in field(narrative, "timed_caption", where, list):
+        place = f"{where}: utterance"
+        utterance = field(entry, "utterance", place, str).strip()
+        begin, finish = (field(entry, k, place, int | float) for k in ("start_time", "end_time"))
+        first = caption.find(utterance, cursor)
+        # Between two utterances lies no word, except what stands for utterances not found.
+        between = sum(character.isalnum() for character in caption[cursor:first])
+        if not utterance or first < 0 or between > missed:
+            tally["utterances_not_in_caption"] += 1
+            missed += len(utterance) + 4
+            continue
+        cursor, missed = first + len(utterance), 0
+        if finish <= begin:
+            tally["utterances_without_time"] += 1
+        else:
+            spans.append((first, cursor, begin, finish))
+    return spans

@@ -1,0 +1,186 @@
+"""Text to token ids and back.
+
+A tokenizer is a directory that `transformers.AutoTokenizer` loads as well. It is trained on the
+data's own texts, or an existing directory to which the location tokens are added. Id 0 is padding.
+
+A trained one is at word level if all its words (split at spaces and punctuation) fit into the
+vocabulary, and byte-level BPE otherwise; `<unk>` stands for words that word level has not seen.
+"""
+
+import functools
+import json
+import pathlib
+import re
+
+import numpy as np
+from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer as Engine
+
+from input_pipeline.errors import DataError
+
+_PAD, _EOS, _UNKNOWN = "<pad>", "<eos>", "<unk>"
+_CACHED_TEXTS = 1 << 16
+
+
+class Tokenizer:
+    """A tokenizer directory in use; pickles as its path.
+
+    Attributes:
+      pad_id (0), eos_id: token ids.
+      size: number of token ids, V.
+      location_base: id of `<loc0000>`; the other `location_bins` follow it.
+    """
+
+    def __init__(self, directory):
+        """Reads a directory that `train` or `adopt` wrote.
+
+        Raises:
+          DataError: it is not one.
+        """
+        self.directory = pathlib.Path(directory)
+        self._engine, settings = _read(self.directory)
+        self.pad_id = 0
+        self.eos_id = _special_id(self._engine, settings, "eos_token", self.directory)
+        vocabulary = self._engine.get_vocab(with_added_tokens=True)
+        self.size = max(vocabulary.values()) + 1
+        if "<loc0000>" not in vocabulary:
+            raise DataError(f"{self.directory} has no location tokens; tokens.adopt adds them")
+        self.location_base = vocabulary["<loc0000>"]
+        self.location_bins = _location_count(self._engine)
+
+    def __reduce__(self):
+        return Tokenizer, (self.directory,)
+
+    def encode(self, text):
+        """list of token ids, without eos; not to be changed: texts seen lately are remembered."""
+        return self._encode(text)
+
+    @functools.cached_property
+    def _encode(self):
+        @functools.lru_cache(maxsize=_CACHED_TEXTS)
+        def encode(text):
+            return self._engine.encode(text, add_special_tokens=False).ids
+
+        return encode
+
+    def decode(self, ids):
+        """The text of token ids up to the first eos; padding is left out."""
+        ids = np.asarray(ids).tolist()
+        if self.eos_id in ids:
+            ids = ids[: ids.index(self.eos_id)]
+        ids = [token for token in ids if token != self.pad_id]
+        return self._engine.decode(ids, skip_special_tokens=False)
+
+
+def train(texts, vocabulary_size, location_bins, directory):
+    """Trains a tokenizer and saves it.
+
+    Args:
+      texts: iterable of str, each counted once.
+      vocabulary_size: upper limit of its size, location tokens included.
+      location_bins: number of location tokens.
+      directory: where to; it appears only when complete.
+
+    Raises:
+      DataError: the limit leaves no room for bytes.
+    """
+    split = pre_tokenizers.Sequence(
+        [pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Punctuation()]
+    )
+    texts = sorted(set(texts))
+    words = sorted({word for text in texts for word, _ in split.pre_tokenize_str(text)})
+    special = [_PAD, _EOS, _UNKNOWN]
+    room = vocabulary_size - location_bins
+    if len(special) + len(words) <= room:
+        vocabulary = {token: place for place, token in enumerate([*special, *words])}
+        engine = Engine(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
+        engine.pre_tokenizer = split
+        engine.decoder = decoders.Metaspace(prepend_scheme="always")
+        engine.add_special_tokens(special)
+    else:
+        alphabet = pre_tokenizers.ByteLevel.alphabet()
+        if room < len(special) + len(alphabet):
+            raise DataError(
+                f"vocabulary_size {vocabulary_size} is too small: {len(words)} words need "
+                f"{len(special) + len(words) + location_bins}, "
+                f"bytes need {len(special) + len(alphabet) + location_bins}"
+            )
+        engine = Engine(models.BPE())
+        engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        engine.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=room,
+            special_tokens=special,
+            initial_alphabet=alphabet,
+            show_progress=False,
+        )
+        engine.train_from_iterator(texts, trainer)
+    settings = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": _PAD,
+        "eos_token": _EOS,
+        "unk_token": _UNKNOWN,
+        "clean_up_tokenization_spaces": False,
+    }
+    _save(engine, settings, location_bins, pathlib.Path(directory))
+
+
+def adopt(source, location_bins, directory):
+    """Saves a Hugging Face tokenizer directory with location tokens added where they are absent.
+
+    Raises:
+      DataError: not a tokenizer, one without eos, one whose id 0 is not its padding, or one with
+        another number of location tokens.
+    """
+    engine, settings = _read(pathlib.Path(source))
+    _special_id(engine, settings, "eos_token", source)
+    if pad := _special_id(engine, settings, "pad_token", source):
+        raise DataError(f"tokenizer {source} pads with id {pad}; batches are padded with id 0")
+    _save(engine, settings, location_bins, pathlib.Path(directory))
+
+
+def _read(directory):
+    """(engine, tokenizer_config.json) of a directory."""
+    file, settings = directory / "tokenizer.json", directory / "tokenizer_config.json"
+    if not file.is_file():
+        raise DataError(
+            f"{directory} has no tokenizer.json (transformers' save_pretrained writes one)"
+        )
+    try:
+        settings = json.loads(settings.read_text()) if settings.is_file() else {}
+        return Engine.from_file(str(file)), settings
+    except Exception as error:  # the tokenizers library raises nothing more special
+        raise DataError(f"{file} cannot be read: {error}") from error
+
+
+def _special_id(engine, settings, name, directory):
+    """The id of a special token that tokenizer_config.json names."""
+    token = settings.get(name)
+    token = token["content"] if isinstance(token, dict) else token
+    found = engine.token_to_id(token) if token else None
+    if found is None:
+        raise DataError(f"tokenizer {directory} names no {name} that is in its vocabulary")
+    return found
+
+
+def _location_count(engine):
+    return sum(bool(re.fullmatch(r"<loc\d{4}>", word)) for word in engine.get_vocab())
+
+
+def _save(engine, settings, location_bins, directory):
+    """Adds the location tokens that are absent and writes the directory, by a rename."""
+    names = [f"<loc{number:04d}>" for number in range(location_bins)]
+    engine.add_tokens([AddedToken(name, normalized=False) for name in names])
+    ids = [engine.token_to_id(name) for name in names]
+    if ids != list(range(ids[0], ids[0] + location_bins)) or _location_count(engine) != len(ids):
+        raise DataError(
+            f"the tokenizer has {_location_count(engine)} location tokens from id {ids[0]}, "
+            f"location_bins asks for {location_bins} in a row"
+        )
+    engine.no_padding()
+    engine.no_truncation()
+    part = directory.with_name(directory.name + ".part")
+    part.mkdir(parents=True, exist_ok=True)
+    engine.save(str(part / "tokenizer.json"))
+    (part / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    part.replace(directory)
