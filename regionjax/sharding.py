@@ -1,12 +1,13 @@
 """Where every array lives: parameters by a table of path patterns, activations by name.
 
-Parameters are sharded by a first-match table (regionjax/tables.py) from the system. An optimiser
-slot lives where its parameter lives. Activations are pinned at the few places where a model calls
-`constrain(x, name)`; the compiler works out the rest. A mesh axis that does not divide a dimension
-is dropped from it, and the parameter table says so.
+Parameters are sharded by a first-match table (regionjax/tables.py) from the system. The path of an
+optimiser slot contains its parameter's, so one row places both. Activations are pinned at the few
+places where a model calls `constrain(x, name)`; the compiler works out the rest. A mesh axis that
+does not divide a dimension is dropped from it, and the parameter table says so.
 """
 
 import math
+import re
 
 import jax
 from jax.sharding import AxisType, NamedSharding
@@ -25,6 +26,9 @@ ACTIVATIONS = {
     "hidden": P(BATCH, None, "tensor"),  # [B, S, F], inside an MLP
     "logits": P(BATCH, None, None, "tensor"),  # [B, R, T, V]
 }
+
+# The trainer's own scalars; systems need not know of them.
+COUNTERS = re.compile(r"^(step|skipped|skipped_in_row)$|^opt_state/.*count$")
 
 
 def constrain(x, name):
@@ -84,58 +88,56 @@ def batch_sharding(mesh):
     return NamedSharding(mesh, P(BATCH))
 
 
+def replicated(mesh):
+    """Everything on every device."""
+    return NamedSharding(mesh, P())
+
+
+def placed(arrays, shardings):
+    """ShapeDtypeStructs of `arrays` that carry their shardings."""
+    return jax.tree.map(
+        lambda array, place: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=place),
+        arrays,
+        shardings,
+    )
+
+
 def state_shardings(state, rules, mesh):
-    """Shardings of a whole train state.
+    """Shardings of a whole train state, or of a model alone.
 
     Args:
-      state: TrainState of ShapeDtypeStructs (regionjax/step.py).
-      rules: ((pattern, PartitionSpec), …) over `params/…` and `state/…` paths.
+      state: TrainState of ShapeDtypeStructs, or {"params": …, "state": …} of them.
+      rules: the system's ((pattern, PartitionSpec), …) over paths such as
+        `params/decoder/embedding`; `opt_state/1/mu/decoder/embedding` finds the same row.
       mesh: Mesh with the axes that the rules name.
 
     Returns:
-      A TrainState of NamedShardings, and {path: [(axis, dimension), …]} of the axes that were
+      NamedShardings in the structure of `state`, and {path: [(axis, dimension), …]} of the axes that were
       dropped because they do not divide that dimension of that array.
 
     Raises:
       ConfigError: a path without a rule, a rule without a path, a rule of too high a rank or with
         an axis that the mesh does not have.
     """
-    where = "sharding rules"
-    arrays = tables.flatten(state.params, "params") | tables.flatten(state.state, "state")
-    dropped, specs = {}, {}
-    sizes = dict(mesh.shape)
-    for path, spec in tables.lookup(rules, arrays, where).items():
-        shape = arrays[path].shape
-        _check(spec, path, shape, sizes, where)
-        specs[path], lost = fit(spec, shape, sizes)
+    where, sizes = "sharding rules", dict(mesh.shape)
+    arrays = tables.flatten(state)
+    found = tables.lookup(rules, [path for path in arrays if not COUNTERS.search(path)], where)
+    shardings, dropped = [], {}
+    for path, array in arrays.items():
+        spec, shape = found.get(path, P()), array.shape
+        _check_axes(spec, path, sizes, where)
+        if len(spec) > len(shape):
+            if not path.startswith("opt_state/"):
+                raise ConfigError(f"{where}: {spec} has more entries than {path} {list(shape)}")
+            spec = P()  # a factored slot does not have its parameter's rank
+        spec, lost = fit(spec, shape, sizes)
+        shardings.append(NamedSharding(mesh, spec))
         if lost:
             dropped[path] = lost
-
-    def place(path, leaf):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        spec = specs[name] if name in specs else _slot_spec(name, leaf, arrays, specs)
-        return NamedSharding(mesh, spec)
-
-    return jax.tree_util.tree_map_with_path(place, state), dropped
+    return jax.tree.unflatten(jax.tree.structure(state), shardings), dropped
 
 
-def _slot_spec(name, leaf, arrays, specs):
-    """The spec of the parameter whose path ends `name`; whole for counters and odd-shaped slots.
-
-    `opt_state/mu/decoder/embedding` is a slot of `params/decoder/embedding`. Factored slots do not
-    have their parameter's shape, so its spec would not fit them.
-    """
-    parts = name.split("/")
-    for start in range(1, len(parts)):
-        owner = "/".join(["params", *parts[start:]])
-        if owner in specs:
-            return specs[owner] if arrays[owner].shape == leaf.shape else P()
-    return P()
-
-
-def _check(spec, path, shape, sizes, where):
-    if len(spec) > len(shape):
-        raise ConfigError(f"{where}: {spec} has more entries than {path} {list(shape)}")
+def _check_axes(spec, path, sizes, where):
     for entry in spec:
         for axis in entry if isinstance(entry, tuple) else (entry,):
             if axis is not None and axis not in sizes:

@@ -1,9 +1,9 @@
 """First-match tables of path patterns: the one way to say something about every parameter.
 
 A table is a sequence of (pattern, value). A path such as `params/decoder/layers/mlp_out/kernel`
-takes the value of the first pattern that matches the *whole* path (`re.fullmatch`):
+takes the value of the first pattern that is found in it (`re.search`; `^` and `$` anchor):
 
-    (("params/vision/.*", True), (".*", False))      # the frozen parameters: the vision tower
+    (("^params/vit/", True), (".*", False))      # the frozen parameters: the vision tower
 
 Tables are complete and have no dead rows: a path without a pattern is an error, and so is a
 pattern without a path. Only a closing `.*` may stay idle, as it says "and everything else".
@@ -39,7 +39,7 @@ def lookup(table, paths, where):
     rows = [_row(row, where) for row in table]
     found, used = {}, set()
     for path in paths:
-        hits = [i for i, (pattern, _) in enumerate(rows) if pattern.fullmatch(path)]
+        hits = [i for i, (pattern, _) in enumerate(rows) if pattern.search(path)]
         if not hits:
             patterns = [pattern.pattern for pattern, _ in rows]
             raise ConfigError(f"{where}: no pattern matches {path}{nearest(path, patterns)}")
@@ -64,8 +64,8 @@ def _row(row, where):
 def _why_idle(rows, i, paths):
     pattern = rows[i][0]
     for path in paths:
-        if pattern.fullmatch(path):
-            first = next(row for row, _ in rows if row.fullmatch(path))
+        if pattern.search(path):
+            first = next(row for row, _ in rows if row.search(path))
             return f"pattern {pattern.pattern!r} is never reached; {first.pattern!r} comes first"
     return f"pattern {pattern.pattern!r} matches nothing{_nearest_path(pattern.pattern, paths)}"
 

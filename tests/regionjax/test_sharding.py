@@ -31,7 +31,7 @@ def shape(*sizes):
 
 def toy_state():
     params = {"mlp": {"kernel": shape(8, 6), "bias": shape(6)}, "head": {"kernel": shape(6, 4)}}
-    slots = {"mlp": {"kernel": shape(8, 6), "bias": shape(1)}, "head": {"kernel": shape(6, 4)}}
+    slots = {"mlp": {"kernel": shape(8), "bias": shape(6)}, "head": {"kernel": shape(6, 4)}}
     return State(
         step=shape(),
         params=params,
@@ -41,16 +41,16 @@ def toy_state():
 
 
 RULES = (
-    ("params/mlp/kernel", P("fsdp", "tensor")),
-    (".*/bias", P()),
-    (".*/kernel", P("tensor", "fsdp")),
+    ("mlp/kernel", P("fsdp", "tensor")),
+    ("/bias$", P("fsdp")),
+    ("/kernel$", P("tensor", "fsdp")),
 )
 
 
-def test_first_match_wins_and_the_whole_path_counts():
-    table = (("params/a/.*", 1), ("params/.*", 2), (".*", 3))
-    found = tables.lookup(table, ["params/a/x", "params/b", "state/params/a/x"], "t")
-    assert found == {"params/a/x": 1, "params/b": 2, "state/params/a/x": 3}
+def test_first_match_wins():
+    table = (("^params/a/", 1), ("b$", 2), (".*", 3))
+    found = tables.lookup(table, ["params/a/b", "params/b", "state/params/a/x"], "t")
+    assert found == {"params/a/b": 1, "params/b": 2, "state/params/a/x": 3}
 
 
 @pytest.mark.parametrize(
@@ -76,9 +76,10 @@ def test_slots_live_where_their_parameters_live():
     shardings, dropped = sharding.state_shardings(toy_state(), RULES, mesh_of(2, 2, 2))
     spec = lambda leaf: leaf.spec  # noqa: E731
     assert spec(shardings.params["mlp"]["kernel"]) == P("fsdp", "tensor")
-    assert spec(shardings.opt_state[1]["mu"]["mlp"]["kernel"]) == P("fsdp", "tensor")
+    assert spec(shardings.opt_state[1]["mu"]["mlp"]["kernel"]) == P()  # factored: other rank
     assert spec(shardings.opt_state[1]["mu"]["head"]["kernel"]) == P("tensor", "fsdp")
-    assert spec(shardings.opt_state[1]["mu"]["mlp"]["bias"]) == P()
+    assert spec(shardings.opt_state[1]["mu"]["mlp"]["bias"]) == P("fsdp")
+    assert spec(shardings.state["queue"]["mlp"]["bias"]) == P("fsdp")
     assert spec(shardings.opt_state[0]["count"]) == spec(shardings.step) == P()
     assert not dropped
 
@@ -88,6 +89,7 @@ def test_axis_that_does_not_divide_is_dropped_and_told():
     assert dropped == {
         "params/mlp/kernel": [("tensor", 1)],
         "params/head/kernel": [("tensor", 0)],
+        "opt_state/1/mu/head/kernel": [("tensor", 0)],
     }
     assert shardings.params["mlp"]["kernel"].spec == P("fsdp", None)
 

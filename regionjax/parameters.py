@@ -1,0 +1,77 @@
+"""The table of parameters: what each is, where it lives and how it is trained."""
+
+import itertools
+import math
+
+import numpy as np
+
+from regionjax import tables
+
+
+def describe(params, shardings, optimizer, dropped):
+    """One line a parameter, for the log file.
+
+    Args:
+      params, shardings: nested dictionaries of ShapeDtypeStructs and NamedShardings.
+      optimizer: Optimizer, whose tables are shown.
+      dropped: {path: [(axis, dimension), …]} from sharding.state_shardings.
+    """
+    places = tables.flatten(shardings, "params")
+    header = ("path", "shape", "dtype", "sharding", "rate ×", "decay", "")
+    rows = [header]
+    for path, array in tables.flatten(params, "params").items():
+        note = "frozen" if optimizer.frozen[path] else ""
+        for axis, dimension in dropped.get(path, ()):
+            note += f" {axis} does not divide {array.shape[dimension]}: left whole"
+        rows.append(
+            (
+                path,
+                "×".join(map(str, array.shape)),
+                str(array.dtype),
+                _spec(places[path]),
+                f"{optimizer.multipliers[path]:g}",
+                f"{optimizer.decay[path]:g}",
+                note.strip(),
+            )
+        )
+    return _aligned(rows)
+
+
+def summarize(params, shardings, optimizer, dropped):
+    """A few lines for the console: parameters of one part with one treatment share a line."""
+    places = tables.flatten(shardings, "params")
+    groups = {}
+    for path, array in tables.flatten(params, "params").items():
+        treatment = (
+            path.split("/")[1],
+            "frozen" if optimizer.frozen[path] else "",
+            f"{optimizer.multipliers[path]:g}",
+            f"{optimizer.decay[path]:g}",
+        )
+        group = groups.setdefault(treatment, {"count": 0, "bytes": 0, "whole": 0})
+        group["count"] += math.prod(array.shape)
+        group["bytes"] += shard_bytes(array, places[path])
+        group["whole"] += path in dropped
+    rows = [("part", "parameters", "MiB a device", "rate ×", "decay", "")]
+    for (part, frozen, rate, decay), group in groups.items():
+        notes = [frozen, f"{group['whole']} less sharded than the rules say" * bool(group["whole"])]
+        size = f"{group['bytes'] / 2**20:.2f}"
+        rows.append((part, f"{group['count']:,}", size, rate, decay, ", ".join(filter(None, notes))))
+    return _aligned(rows)
+
+
+def shard_bytes(array, sharding):
+    """Bytes of one array on one device."""
+    return math.prod(sharding.shard_shape(array.shape)) * np.dtype(array.dtype).itemsize
+
+
+def _spec(sharding):
+    return "(" + ", ".join("-" if entry is None else str(entry) for entry in sharding.spec) + ")"
+
+
+def _aligned(rows):
+    widths = [max(map(len, column)) for column in itertools.zip_longest(*rows, fillvalue="")]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
