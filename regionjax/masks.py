@@ -55,12 +55,40 @@ def encode_rle(mask, compressed=True):
     mask = np.asarray(mask)
     if mask.ndim != 2 or mask.dtype != bool:
         raise ValueError(f"a mask is bool [H, W], got {mask.dtype}{list(mask.shape)}")
-    flat = mask.ravel(order="F")
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    counts = np.diff(np.concatenate([[0], edges, [flat.size]])).tolist()
-    if flat.size and flat[0]:
-        counts.insert(0, 0)  # the first run counts zeros
-    return {"size": list(mask.shape), "counts": compress_counts(counts) if compressed else counts}
+    counts, _ = _run_lengths(mask[None])
+    return {
+        "size": list(mask.shape),
+        "counts": compress_counts(counts.tolist()) if compressed else counts.tolist(),
+    }
+
+
+def encode_rles(masks):
+    """Compressed COCO RLEs of masks bool [n, H, W]; several times faster than one by one."""
+    counts, runs = _run_lengths(masks)
+    starts = np.cumsum(runs) - runs
+    texts = _compress(counts, np.arange(counts.size) - np.repeat(starts, runs))
+    lengths = np.add.reduceat((texts > 0).sum(axis=1), starts)
+    text, end = texts[texts > 0].tobytes().decode("ascii"), np.cumsum(lengths)
+    return [
+        {"size": list(masks.shape[1:]), "counts": text[start:stop]}
+        for start, stop in zip((end - lengths).tolist(), end.tolist(), strict=True)
+    ]
+
+
+def _run_lengths(masks):
+    """Of masks bool [n, H, W]: all runs one after the other, i64; and how many each mask has."""
+    flat = masks.transpose(0, 2, 1).reshape(len(masks), -1)
+    changes = flat.copy()  # against the pixel before; the first against a zero
+    changes[:, 1:] ^= flat[:, :-1]
+    which, at = np.divmod(np.flatnonzero(changes), flat.shape[1])
+    runs = np.bincount(which, minlength=len(masks)) + 1
+    last = np.cumsum(runs) - 1
+    starts, ends = np.zeros(runs.sum(), np.int64), np.full(runs.sum(), flat.shape[1])
+    inner = np.ones(ends.shape, bool)
+    inner[last] = False
+    ends[inner] = at
+    starts[1:][inner[:-1]] = at
+    return ends - starts, runs
 
 
 def decode_rle(rle):
@@ -94,37 +122,45 @@ def segmentation_mask(segmentation, height, width):
 
 def compress_counts(counts):
     """Run lengths (list of int) to COCO's printable string."""
-    characters = []
-    for place, count in enumerate(counts):
-        value = count - counts[place - 2] if place > 2 else count
-        while True:
-            group, value = value & 31, value >> 5
-            last = value == (-1 if group & 16 else 0)  # the rest is only sign
-            characters.append(chr(48 + (group if last else group | 32)))
-            if last:
-                break
-    return "".join(characters)
+    texts = _compress(np.array(counts, np.int64), np.arange(len(counts)))
+    return texts[texts > 0].tobytes().decode("ascii")
+
+
+def _compress(counts, places):
+    """uint8 [runs, groups], characters and then zeros; `places` counts the runs of each mask."""
+    later = np.flatnonzero(places > 2)
+    rest = counts.copy()
+    rest[later] -= counts[later - 2]
+    open_, groups = np.ones(rest.shape, bool), []
+    while open_.any() or not groups:
+        more = open_ & ((rest < -16) | (rest > 15))  # than five bits with a sign
+        groups.append(open_ * (48 + (rest & 31) + 32 * more))
+        open_, rest = more, rest >> 5
+    return np.stack(groups, axis=1).astype(np.uint8)
 
 
 def decompress_counts(text):
     """COCO's printable string (str or bytes) to run lengths (list of int)."""
-    groups = text if isinstance(text, bytes) else text.encode("ascii")
-    counts, value, shift = [], 0, 0
-    for place, character in enumerate(groups):
-        group = character - 48
-        if not 0 <= group < 64:
-            raise ValueError(f"character {place} of compressed run lengths is {chr(character)!r}")
-        value |= (group & 31) << shift
-        shift += 5
-        if group & 32:
-            continue
-        if group & 16:
-            value -= 1 << shift
-        counts.append(value + counts[-2] if len(counts) > 2 else value)
-        value, shift = 0, 0
-    if shift:
+    groups = np.frombuffer(text.encode("ascii") if isinstance(text, str) else text, np.uint8)
+    groups = groups.astype(np.int64) - 48
+    if (wrong := (groups < 0) | (groups > 63)).any():
+        place = int(wrong.argmax())
+        raise ValueError(
+            f"character {place} of compressed run lengths is {chr(groups[place] + 48)!r}"
+        )
+    ends = np.flatnonzero(groups < 32)
+    if groups.size and (not ends.size or ends[-1] != groups.size - 1):
         raise ValueError("compressed run lengths end in the middle of a number")
-    return counts
+    if not groups.size:
+        return []
+    starts = np.append(0, ends[:-1] + 1)
+    lengths = ends - starts + 1
+    shifts = 5 * (np.arange(groups.size) - np.repeat(starts, lengths))
+    counts = np.add.reduceat((groups & 31) << shifts, starts)
+    counts -= np.where(groups[ends] & 16, np.left_shift(1, 5 * lengths), 0)  # sign of the last
+    counts[1::2] = np.cumsum(counts[1::2])  # differences to two places before,
+    counts[2::2] = np.cumsum(counts[2::2])  # but for the first three
+    return counts.tolist()
 
 
 @functools.lru_cache(maxsize=256)
@@ -175,20 +211,3 @@ def mask_bounds(mask):
     if not columns.size:
         raise ValueError(f"a mask of {mask.shape[0]}x{mask.shape[1]} without any pixel has no box")
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-def dilate(mask, steps=1):
-    """Grows a mask by `steps` pixels in the four directions."""
-    for _ in range(steps):
-        grown = mask.copy()
-        grown[1:] |= mask[:-1]
-        grown[:-1] |= mask[1:]
-        grown[:, 1:] |= mask[:, :-1]
-        grown[:, :-1] |= mask[:, 1:]
-        mask = grown
-    return mask
-
-
-def erode(mask, steps=1):
-    """Shrinks a mask by `steps` pixels; what lies outside the image counts as mask."""
-    return ~dilate(~mask, steps)

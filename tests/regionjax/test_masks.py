@@ -16,6 +16,12 @@ def test_rle_round_trip(mask, compressed):
     np.testing.assert_array_equal(masks.decode_rle(masks.encode_rle(mask, compressed)), mask)
 
 
+@given(st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)).flatmap(
+    lambda shape: arrays(bool, shape)))  # fmt: skip
+def test_many_rles_are_those_of_each(stack):
+    assert masks.encode_rles(stack) == [masks.encode_rle(mask) for mask in stack]
+
+
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=20))
 def test_compressed_counts_round_trip(counts):
     assert masks.decompress_counts(masks.compress_counts(counts)) == counts
@@ -109,13 +115,3 @@ def test_iou_and_bounds():
     assert masks.mask_bounds(a) == (1, 1, 4, 3)
     with pytest.raises(ValueError, match="4x5 without any pixel"):
         masks.mask_bounds(a & ~a)
-
-
-@given(bitmaps, st.integers(0, 3))
-def test_dilate_reaches_what_is_near_in_city_blocks(mask, steps):
-    rows, columns = np.indices(mask.shape)
-    near = np.zeros(mask.shape, bool)
-    for row, column in zip(*mask.nonzero(), strict=True):
-        near |= abs(rows - row) + abs(columns - column) <= steps
-    np.testing.assert_array_equal(masks.dilate(mask, steps), near)
-    np.testing.assert_array_equal(masks.erode(~mask, steps), ~near)
