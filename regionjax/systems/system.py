@@ -24,7 +24,7 @@ class System:
         embed(params, batch) → f32 [B, R, D], the region's vector
       sharding_rules: ((regex, PartitionSpec), …), first match over paths such as
         params/decoder/layers/query/kernel; every path must match, every pattern must be used.
-      flops: (batch spec) → {part: forward matmul FLOPs an image}.
+      flops: () → flops.Work, what one image costs.
     """
 
     init: Callable
