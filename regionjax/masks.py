@@ -33,21 +33,26 @@ def polygon_mask(polygons, height, width):
             )
         if not np.isfinite(corners).all():
             raise ValueError(f"polygon {number} holds a number that is not finite")
-        mask |= _one_polygon(corners.reshape(-1, 2), height, width)
+        corners = corners.reshape(-1, 2)
+        low = np.clip(np.floor(corners.min(axis=0)), 0, (width, height)).astype(int)
+        high = np.clip(np.ceil(corners.max(axis=0)), 0, (width, height)).astype(int)
+        part = mask[low[1] : high[1], low[0] : high[0]]  # all that this polygon can touch
+        part |= _one_polygon(corners, low, high)
     return mask
 
 
-def _one_polygon(corners, height, width):
+def _one_polygon(corners, low, high):
+    """The pixels of a polygon from corner `low` to corner `high` (xy); bool."""
     (x0, y0), (x1, y1) = corners.T, np.roll(corners, -1, axis=0).T  # edges, last corner to first
-    centres = np.arange(height)[:, None] + 0.5
-    crosses = (y0 <= centres) != (y1 <= centres)  # [H, edges]
+    centres = np.arange(low[1], high[1])[:, None] + 0.5
+    crosses = (y0 <= centres) != (y1 <= centres)  # [rows, edges]
     rows, edges = np.nonzero(crosses)
     slope = (x1 - x0)[edges] / (y1 - y0)[edges]
     x = x0[edges] + (centres[rows, 0] - y0[edges]) * slope
-    columns = np.clip(np.ceil(x - 0.5), 0, width).astype(int)  # first pixel centre at or after x
-    toggles = np.zeros((height, width + 1), np.int32)
-    np.add.at(toggles, (rows, columns), 1)
-    return (np.cumsum(toggles, axis=1)[:, :width] % 2).astype(bool)
+    columns = np.clip(np.ceil(x - 0.5), low[0], high[0]).astype(int)  # first centre at or after x
+    toggles = np.zeros((len(centres), high[0] - low[0] + 1), np.int32)
+    np.add.at(toggles, (rows, columns - low[0]), 1)
+    return (np.cumsum(toggles, axis=1)[:, :-1] % 2).astype(bool)
 
 
 def encode_rle(mask, compressed=True):
