@@ -12,8 +12,8 @@ COLOURS = 6  # classes series-0 … series-5
 
 
 def number(value):
-    """A coordinate with at most two decimals: 12.5 → "12.5", 3.0 → "3"."""
-    return f"{float(value):.2f}".rstrip("0").rstrip(".")
+    """A coordinate with at most three decimals: 12.5 → "12.5", 3.0 → "3"."""
+    return f"{float(value):.3f}".rstrip("0").rstrip(".")
 
 
 def bar(value, low, high, baseline, top):
@@ -102,7 +102,8 @@ def curves(series, title, *, logarithmic=False, smooth=True, size=(480, 250)):
 def _axis(values, logarithmic):
     """Low and high end (exponents if logarithmic) and the ticks between."""
     if not logarithmic:
-        low, high = min(0.0, values.min()), max(values.max(), 1e-12)
+        low, high = min(0.0, values.min()), max(0.0, values.max())
+        high = high if high > low else 1.0
         return low, high + 0.05 * (high - low), _nice(low, high, 5)
     low, high = np.log10(values.min()), np.log10(values.max())
     low, high = low - 0.03 * (high - low) - 0.01, high + 0.03 * (high - low) + 0.01

@@ -14,6 +14,8 @@ from regionjax import charts, pictures
 from regionjax.evaluators.grounding import ENOUGH
 from regionjax.scoreboard import HEADLINE
 
+CURVES = ("learning_rate", "gradient_norm", "regions_per_second")  # drawn beside the losses
+
 
 def render(results, series, *, title, gallery, seed):
     """The page as HTML text.
@@ -106,14 +108,12 @@ def _headline_row(row, scores):
 
 
 def _curves(series):
-    losses = {
-        name: points for name, points in series.items() if name.split("/")[0] in ("loss", "losses")
-    }
-    others = {name: points for name, points in series.items() if name not in losses}
-    drawn = charts.curves(losses, "loss", logarithmic=True) + "".join(
-        charts.curves({name: points}, name.replace("_", " "), smooth=name != "learning_rate")
-        for name, points in others.items()
-    )
+    losses = {name: points for name, points in series.items() if name.split("/")[0] == "loss"}
+    drawn = charts.curves(losses, "loss", logarithmic=True)
+    for name in CURVES:
+        if name in series:
+            smooth = name != "learning_rate"  # it is exact
+            drawn += charts.curves({name: series[name]}, name.replace("_", " "), smooth=smooth)
     if not drawn:
         return ""
     return (
@@ -160,7 +160,7 @@ def _segmenting(choices, album, rng, gallery):
         layers = [pictures.region_layer(item.region(), "truth")]
         if choice.chosen is not None:
             chosen = item.proposals()[choice.chosen]
-            layers.append(pictures.mask_layer(chosen, "answer"))
+            layers.append(pictures.region_layer(chosen, "answer"))
         drawn = _picture(item.record, layers, album, f"segmentation of {item.expression}")
         words = (
             f'<p class="said {_mark(choice.iou >= ENOUGH)}">{html.escape(item.expression)}</p>'

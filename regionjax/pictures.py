@@ -14,7 +14,8 @@ from PIL import Image
 
 from regionjax.charts import number
 
-LARGEST = 320  # pixels of the longer side of an embedded photograph
+LARGEST = 256  # pixels of the longer side of an embedded photograph
+FINEST = 160  # of a mask whose outline is drawn
 HEAT = np.array([[255, 255, 178], [254, 178, 76], [240, 59, 32], [160, 0, 38]])  # low … high
 
 
@@ -30,7 +31,7 @@ class Album:
             with Image.open(io.BytesIO(encoded)) as image:
                 image.thumbnail((LARGEST, LARGEST))
                 small = io.BytesIO()
-                image.convert("RGB").save(small, "JPEG", quality=88)
+                image.convert("RGB").save(small, "JPEG", quality=85)
                 size = image.size
             uri = _data_uri("image/jpeg", small.getvalue())
             self._photos[key] = (f"photo-{len(self._photos)}", *size, uri)
@@ -76,20 +77,24 @@ def region_layer(region, style):
 
 def mask_layer(mask, style):
     """The outline of a mask (bool [H, W]) along the edges of its pixels."""
+    height, width = mask.shape
+    if max(mask.shape) > FINEST:  # a longer outline would look the same
+        height, width = (max(1, side * FINEST // max(mask.shape)) for side in mask.shape)
+        image = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
+        mask = np.asarray(image)
+    path = "".join(map(_closed, outline(mask)))
 
-    def draw(width, height):
-        small = mask
-        if mask.shape[0] > height:  # the outline of a large mask would be long and look the same
-            grid = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
-            small = np.asarray(grid)
-        scale = width / small.shape[1], height / small.shape[0]
-        path = "".join(
-            "M" + "L".join(f"{number(x * scale[0])} {number(y * scale[1])}" for x, y in loop) + "Z"
-            for loop in outline(small)
-        )
-        return _cased(f'd="{path}" fill-rule="evenodd"', "path", style)
+    def draw(width_shown, height_shown):
+        scale = f"scale({number(width_shown / width)} {number(height_shown / height)})"
+        return _cased(f'd="{path}" transform="{scale}"', "path", style)
 
     return draw
+
+
+def _closed(loop):
+    """A loop of corners as the shortest SVG path: a start, then steps across and down."""
+    steps = np.diff(np.array(loop), axis=0).tolist()  # z takes the last one, back to the start
+    return "M{} {}".format(*loop[0]) + "".join(f"h{x}" if x else f"v{y}" for x, y in steps) + "z"
 
 
 def box_layer(box, style):

@@ -18,7 +18,6 @@ from regionjax.evaluators.items import Referred, pixels
 from regionjax.evaluators.predictor import Query
 from regionjax.regions import (
     WHOLE_IMAGE,
-    Region,
     RegionError,
     box_from_locations,
     box_iou,
@@ -99,7 +98,7 @@ def grounding(items, predictor, settings, bins):
             )
         )
         centre_hits.append(box is not None and _holds(truth, (box[:2] + box[2:]) / 2))
-        boxes = [Region.from_mask(mask).bounding_box() for mask in item.proposals()]
+        boxes = [proposal.bounding_box() for proposal in item.proposals()]
         box_chance.append(np.mean([box_iou(b, item.box) >= ENOUGH for b in boxes] or [0.0]))
         chance.append(truth.mean())
 

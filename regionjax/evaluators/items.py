@@ -42,7 +42,7 @@ class Referred:
       refer_prompt: the question whose answer is the expression.
       locate_prompt: the question whose answer is the place: "locate <expression>".
       box: f32 [4], the true box.
-      proposals: () → masks bool [height, width] to choose from, none of them empty; maybe no mask.
+      proposals: () → list of Regions (masks) to choose from; may be empty.
     """
 
     record: Any
@@ -51,7 +51,7 @@ class Referred:
     refer_prompt: str
     locate_prompt: str
     box: np.ndarray
-    proposals: Callable[[], list[np.ndarray]]
+    proposals: Callable[[], list[Region]]
 
 
 def pixels(region, height, width):

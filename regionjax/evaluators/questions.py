@@ -57,7 +57,7 @@ def make_questions(records, prompt, fits):
             question = prompt("caption", "")
             references = tuple(dict.fromkeys(texts))
             captions.append(Described(record, lambda: WHOLE_IMAGE, question, references))
-        proposals = functools.partial(_masks, record.proposals or _own_regions(record))
+        proposals = functools.partial(_all_fresh, record.proposals or _own_regions(record))
         purpose = "made for it" if by_kind.keys() == {"expression"} else "by the way"
         for annotation in by_kind.get("expression", ()):
             refer, locate = (prompt(task, annotation.text) for task in ("refer", "locate"))
@@ -82,8 +82,8 @@ def _fresh(region):
     return functools.partial(copy.copy, region)
 
 
-def _masks(regions):
-    return [copy.copy(region).mask for region in regions]
+def _all_fresh(regions):
+    return [copy.copy(region) for region in regions]
 
 
 def _own_regions(record):

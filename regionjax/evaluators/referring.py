@@ -15,7 +15,6 @@ from regionjax.batch import Segment
 from regionjax.evaluators.bootstrap import estimate
 from regionjax.evaluators.items import Referred, pixels
 from regionjax.evaluators.predictor import Query
-from regionjax.regions import Region
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,11 +44,11 @@ def referring(items, predictor, settings):
     def queries():
         for item in items:
             truth = pixels(item.region(), item.record.height, item.record.width)
-            masks = item.proposals()
-            tables.append(_overlaps(masks, truth))
+            proposals = item.proposals()
+            tables.append(_overlaps([proposal.mask for proposal in proposals], truth))
             missed.append((0, truth.sum(), 0))
-            for mask in masks:
-                segment = Segment(Region.from_mask(mask), item.refer_prompt, item.expression)
+            for proposal in proposals:
+                segment = Segment(proposal, item.refer_prompt, item.expression)
                 yield Query(item.record, segment)
 
     nll = predictor.caption_nll(queries())

@@ -94,8 +94,9 @@ def grid_mask(*cells):
 
 def choice_of(record, truth, proposals):
     box = Region.from_mask(truth).bounding_box()
+    regions = [Region.from_mask(mask) for mask in proposals]
     return Referred(
-        record, lambda: Region.from_mask(truth), "x", "refer", "locate x", box, lambda: proposals
+        record, lambda: Region.from_mask(truth), "x", "refer", "locate x", box, lambda: regions
     )
 
 

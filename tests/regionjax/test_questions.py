@@ -46,7 +46,7 @@ COCO = Record(
         Annotation("narration", "here is a cat", Region.from_points([(0, 0), (0.1, 0)])),
     ],
 )
-REFER = Record("2", [Annotation("expression", "the left dog", DOG)], (CAT, DOG))
+REFER = Record("2", [Annotation("expression", "the left dog", DOG)], (DOG, CAT))
 
 
 def test_each_kind_becomes_its_question():
@@ -65,14 +65,15 @@ def test_each_kind_becomes_its_question():
     (expression,) = made.expressions
     assert (expression.refer_prompt, expression.locate_prompt) == ("refer", "locate cat")
     assert expression.box.tolist() == [0, 0, 0.5, 0.5]
-    masks = expression.proposals()  # the record has none: its own regions that have a mask, once
-    np.testing.assert_array_equal(masks, [CAT.mask, DOG.mask])
+    masks = [proposal.mask for proposal in expression.proposals()]
+    np.testing.assert_array_equal(masks, [CAT.mask, DOG.mask])  # its own, as it has no others
 
 
 def test_referring_expressions_go_before_names():
     made = make_questions({"coco": [COCO], "refer": [REFER]}, prompt, lambda *texts: True)
     assert [q.expression for q in made.expressions] == ["the left dog"]
-    np.testing.assert_array_equal(made.expressions[0].proposals(), [CAT.mask, DOG.mask])
+    masks = [proposal.mask for proposal in made.expressions[0].proposals()]
+    np.testing.assert_array_equal(masks, [DOG.mask, CAT.mask])
     assert len(made.regions) == 3
 
 

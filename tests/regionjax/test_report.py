@@ -44,7 +44,10 @@ def results():
 
 @pytest.fixture
 def written(tmp_path, results):
-    lines = [{"step": n, "loss": 1 / n, "loss/caption": None, "rate": 0.1} for n in range(1, 50)]
+    lines = [
+        {"step": n, "loss": 1 / n, "loss/caption": None, "learning_rate": 0.1, "x": 3}
+        for n in range(1, 50)
+    ]
     text = "".join(json.dumps(line) + "\n" for line in lines)
     (tmp_path / "metrics.jsonl").write_text(text)
     path = report.write(tmp_path, results, title="toy <run>", gallery=4, seed=0)
@@ -104,7 +107,7 @@ def test_page_shows_scores_baselines_answers_and_curves(written):
         assert row.text(numbers[row.key]) in text and row.against in text
     for words in ("drawn at random", "some mistakes", "without the region", "truth: ", "IoU 1.00"):
         assert words in text
-    assert text.count('<figure class="chart">') == 2  # loss and rate; what is null is left out
+    assert text.count('<figure class="chart">') == 2  # loss and learning rate; no loss/caption
     assert re.search(r"1 min 15 s", text)
 
 

@@ -93,7 +93,7 @@ def referred(records):
             refer_prompt="refer",
             locate_prompt=f"locate the {name}",
             box=Region.from_mask(mask).bounding_box(),
-            proposals=lambda r=r: [mask for _, mask in r.objects],
+            proposals=lambda r=r: [Region.from_mask(mask) for _, mask in r.objects],
         )
         for r in records
         for name, mask in r.objects
