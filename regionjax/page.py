@@ -137,7 +137,7 @@ def _naming(answers, album, rng, gallery):
         words = _said(answer)
         for name, way in ways.items():
             if way and (not way[index].correct or name == "without the region"):
-                said = html.escape(way[index].text)
+                said = _text(way[index])
                 words += f'<p class="other {_mark(way[index].correct)}">{name}: {said}</p>'
         return _card([_shown(answer, album)], words)
 
@@ -220,7 +220,7 @@ def _narrating(answers, album, rng, gallery):
         f"A sentence for the mouse trace {_key('shown', 'drawn')}; its large dot is where it "
         "begins.",
         [answer.correct for answer in answers],
-        lambda index: _card([_shown(answers[index], album)], _said(answers[index])),
+        lambda index: _card([_shown(answers[index], album)], _told(answers[index])),
         rng,
         max(1, gallery // 2),
         mistakes=False,
@@ -230,12 +230,11 @@ def _narrating(answers, album, rng, gallery):
 def _describing(answers, album, rng, gallery):
     def card(index):
         answer = answers[index]
-        drawn = _picture(answer.item.record, [], album, answer.text)
-        return _card([drawn], _said(answer))
+        return _card([_picture(answer.item.record, [], album, answer.text)], _told(answer))
 
     return _gallery(
         "Describing the whole image",
-        "The empty prompt on the whole image; ✓ where the words equal a reference.",
+        "The empty prompt on the whole image.",
         [answer.correct for answer in answers],
         card,
         rng,
@@ -303,12 +302,24 @@ def _shown(answer, album):
 
 
 def _said(answer):
-    """The answer, marked right or wrong; if wrong, the truth under it."""
-    said = html.escape(answer.text) or "(nothing)"
-    words = f'<p class="said {_mark(answer.correct)}">{said}</p>'
+    """A name, marked right or wrong; if wrong, the truth under it."""
+    words = f'<p class="said {_mark(answer.correct)}">{_text(answer)}</p>'
     if not answer.correct:
         words += f'<p class="other">truth: {html.escape(answer.item.references[0])}</p>'
     return words
+
+
+def _told(answer):
+    """A sentence with its score and a reference: there are many right ones."""
+    return (
+        f'<p class="said">{_text(answer)}</p>'
+        f'<p class="other">reference: {html.escape(answer.item.references[0])}</p>'
+        f'<p class="other">CIDEr-D {answer.cider:.1f}</p>'
+    )
+
+
+def _text(answer):
+    return html.escape(answer.text) or "(nothing)"
 
 
 def _mark(right):
@@ -316,7 +327,7 @@ def _mark(right):
 
 
 def _key(style, name):
-    return f'(<span class="mark {style}"></span>{name})'
+    return f'<span class="key-of">(<span class="mark {style}"></span>{name})</span>'
 
 
 def _count(value):
