@@ -10,8 +10,12 @@ import functools
 
 import numpy as np
 
-from regionjax.masks import decode_rle, encode_rle
+from regionjax.masks import decode_rle, decompress_counts, encode_rle
 from regionjax.regions import RegionError, box_from_pixels
+
+
+class EmptyMask(RegionError):
+    """A mask without a pixel, which is no region."""
 
 
 class RunRegion:
@@ -28,17 +32,34 @@ class RunRegion:
     box = None
 
     def __init__(self, counts, height, width, bounds):
-        """All four must fit together, as they do in a record; else see from_mask."""
+        """All four must fit together, as they do in a record; from_mask and from_rle check."""
         self.counts, self.height, self.width, self.bounds = counts, height, width, bounds
 
     @classmethod
     def from_mask(cls, mask):
-        """From bool [H, W]; RegionError if it has no pixel."""
-        counts = encode_rle(mask, compressed=False)["counts"]
-        counts = np.array(counts + [0] * (len(counts) % 2), np.uint32)
+        """From bool [H, W]; EmptyMask if it has no pixel."""
+        return cls.from_rle(encode_rle(mask, compressed=False), *mask.shape)
+
+    @classmethod
+    def from_rle(cls, rle, height, width):
+        """From a COCO RLE, compressed or not.
+
+        Raises:
+          RegionError: an RLE of another size or malformed; EmptyMask: one without a pixel.
+        """
+        if list(rle["size"]) != [height, width]:
+            raise RegionError(f"RLE of size {rle['size']} on an image of {[height, width]}")
+        counts = rle["counts"]
+        try:
+            counts = decompress_counts(counts) if isinstance(counts, str | bytes) else counts
+        except ValueError as error:
+            raise RegionError(str(error)) from error
+        counts = np.array(list(counts) + [0] * (len(counts) % 2), np.int64)
+        if counts.min(initial=0) < 0 or counts.sum() != height * width:
+            raise RegionError(f"run lengths do not fill a mask of {height}x{width}")
         if not counts[1::2].any():
-            raise RegionError(f"a mask of {mask.shape[0]}x{mask.shape[1]} has no pixel")
-        region = cls(counts, *mask.shape, None)
+            raise EmptyMask(f"a mask of {height}x{width} has no pixel")
+        region = cls(counts.astype(np.uint32), height, width, None)
         column, top, bottom = RunGroup([region]).pieces
         edges = column[0], top.min(), column[-1] + 1, bottom.max()
         region.bounds = tuple(int(edge) for edge in edges)

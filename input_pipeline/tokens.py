@@ -115,14 +115,8 @@ def train(texts, vocabulary_size, location_bins, directory):
             show_progress=False,
         )
         engine.train_from_iterator(texts, trainer)
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "pad_token": _PAD,
-        "eos_token": _EOS,
-        "unk_token": _UNKNOWN,
-        "clean_up_tokenization_spaces": False,
-    }
-    _save(engine, settings, location_bins, pathlib.Path(directory))
+    names = {"pad_token": _PAD, "eos_token": _EOS, "unk_token": _UNKNOWN}
+    _save(engine, names, location_bins, pathlib.Path(directory))
 
 
 def adopt(source, location_bins, directory):
@@ -136,7 +130,9 @@ def adopt(source, location_bins, directory):
     _special_id(engine, settings, "eos_token", source)
     if pad := _special_id(engine, settings, "pad_token", source):
         raise DataError(f"tokenizer {source} pads with id {pad}; batches are padded with id 0")
-    _save(engine, settings, location_bins, pathlib.Path(directory))
+    names = {name: _named(settings, name) for name in ("pad_token", "eos_token", "unk_token")}
+    names = {name: token for name, token in names.items() if token}
+    _save(engine, names, location_bins, pathlib.Path(directory))
 
 
 def _read(directory):
@@ -153,10 +149,14 @@ def _read(directory):
         raise DataError(f"{file} cannot be read: {error}") from error
 
 
-def _special_id(engine, settings, name, directory):
-    """The id of a special token that tokenizer_config.json names."""
+def _named(settings, name):
+    """The text of a special token in tokenizer_config.json, or None."""
     token = settings.get(name)
-    token = token["content"] if isinstance(token, dict) else token
+    return token["content"] if isinstance(token, dict) else token
+
+
+def _special_id(engine, settings, name, directory):
+    token = _named(settings, name)
     found = engine.token_to_id(token) if token else None
     if found is None:
         raise DataError(f"tokenizer {directory} names no {name} that is in its vocabulary")
@@ -167,11 +167,16 @@ def _location_count(engine):
     return sum(bool(re.fullmatch(r"<loc\d{4}>", word)) for word in engine.get_vocab())
 
 
-def _save(engine, settings, location_bins, directory):
-    """Adds the location tokens that are absent and writes the directory, by a rename."""
-    names = [f"<loc{number:04d}>" for number in range(location_bins)]
-    engine.add_tokens([AddedToken(name, normalized=False) for name in names])
-    ids = [engine.token_to_id(name) for name in names]
+def _save(engine, names, location_bins, directory):
+    """Adds the location tokens that are absent and writes the directory, by a rename.
+
+    The class is the general one, which takes tokenizer.json as it is; those of single models
+    (T5Tokenizer, …) would build their own engine again, without the location tokens.
+    """
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    locations = [f"<loc{number:04d}>" for number in range(location_bins)]
+    engine.add_tokens([AddedToken(token, normalized=False) for token in locations])
+    ids = [engine.token_to_id(token) for token in locations]
     if ids != list(range(ids[0], ids[0] + location_bins)) or _location_count(engine) != len(ids):
         raise DataError(
             f"the tokenizer has {_location_count(engine)} location tokens from id {ids[0]}, "
@@ -182,5 +187,5 @@ def _save(engine, settings, location_bins, directory):
     part = directory.with_name(directory.name + ".part")
     part.mkdir(parents=True, exist_ok=True)
     engine.save(str(part / "tokenizer.json"))
-    (part / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
+    (part / "tokenizer_config.json").write_text(json.dumps(settings | names, indent=2) + "\n")
     part.replace(directory)

@@ -15,9 +15,9 @@ import numpy as np
 from input_pipeline.errors import DataError
 from input_pipeline.images import read_image
 from input_pipeline.records import Annotation, Record
-from input_pipeline.runs import RunRegion
+from input_pipeline.runs import EmptyMask, RunRegion
 from input_pipeline.sources.annotation_files import existing, field, read_json, read_json_list
-from regionjax.masks import segmentation_mask
+from regionjax.masks import polygon_mask
 from regionjax.regions import Region, RegionError, box_from_xywh, clip_box
 
 
@@ -174,47 +174,44 @@ def read_coco_image(root, file_name, entry):
 def instance_region(entry, width, height, file_name, tally):
     """The region of an instance: its segmentation, or its box where it has none.
 
-    A segmentation so thin that no pixel's centre lies in it becomes the pixels its corners span.
+    A segmentation so thin that no pixel's centre lies in it becomes the pixels its bounds touch.
 
     Raises:
       DataError: a segmentation or box that cannot be.
     """
     where = f"{file_name}: annotation {entry.get('id')}"
-    segmentation = field(entry, "segmentation", where)
+    segmentation = field(entry, "segmentation", where, list | dict)
     try:
-        if isinstance(segmentation, list):
-            outlines = [outline for outline in segmentation if len(outline) >= 6]
-            tally["outlines_of_two_points"] += len(segmentation) - len(outlines)
-            if not outlines:
-                tally["regions_by_box"] += 1
-                box = clip_box(box_from_xywh(field(entry, "bbox", where), width, height))
-                if (box[2:] - box[:2]).min() * min(width, height) >= 1:
-                    return Region.from_box(box)
-            segmentation = outlines
-        mask = segmentation_mask(segmentation, height, width)
-        if not mask.any():
-            tally["regions_thinner_than_a_pixel"] += 1
-            mask = _spanned(segmentation, entry, where, height, width)
-        return RunRegion.from_mask(mask)
-    except (RegionError, ValueError, TypeError, KeyError) as error:
-        if isinstance(error, DataError):
-            raise
+        if isinstance(segmentation, dict):
+            return RunRegion.from_rle(segmentation, height, width)
+        outlines = [outline for outline in segmentation if len(outline) >= 6]
+        tally["outlines_of_two_points"] += len(segmentation) - len(outlines)
+        if outlines:
+            return RunRegion.from_mask(polygon_mask(outlines, height, width))
+        tally["regions_by_box"] += 1
+        box = clip_box(box_from_xywh(field(entry, "bbox", where, list), width, height))
+        if ((box[2:] - box[:2]) * (width, height) >= 1).all():
+            return Region.from_box(box)
+        return _touched(entry, where, width, height, tally)
+    except EmptyMask:
+        return _touched(entry, where, width, height, tally)
+    except DataError:
+        raise
+    except (ValueError, TypeError, KeyError) as error:  # RegionError is a ValueError
         raise DataError(f"{where}: {error}") from error
 
 
-def _spanned(segmentation, entry, where, height, width):
-    """bool [height, width]: every pixel touched by the bounds of a region, at least one."""
-    if isinstance(segmentation, list) and segmentation:
-        corners = np.concatenate([np.reshape(outline, (-1, 2)) for outline in segmentation])
-        low, high = corners.min(axis=0), corners.max(axis=0)
-    else:
-        box = np.asarray(field(entry, "bbox", where), float)
-        low, high = box[:2], box[:2] + box[2:]
-    start = np.clip(np.floor(low), 0, (width - 1, height - 1)).astype(int)
-    stop = np.clip(np.ceil(high), start + 1, (width, height)).astype(int)
+def _touched(entry, where, width, height, tally):
+    """The pixels that an instance's bounding box touches, at least one."""
+    tally["regions_thinner_than_a_pixel"] += 1
+    box = np.array(field(entry, "bbox", where, list), float)
+    if box.shape != (4,) or not np.isfinite(box).all():
+        raise DataError(f"{where}: bbox {box.tolist()} is not x, y, width, height")
+    start = np.clip(np.floor(box[:2]), 0, (width - 1, height - 1)).astype(int)
+    stop = np.clip(np.ceil(box[:2] + box[2:]), start + 1, (width, height)).astype(int)
     mask = np.zeros((height, width), bool)
     mask[start[1] : stop[1], start[0] : stop[0]] = True
-    return mask
+    return RunRegion.from_mask(mask)
 
 
 def proposal_regions(entries, width, height, file_name):
@@ -223,8 +220,8 @@ def proposal_regions(entries, width, height, file_name):
     for number, entry in enumerate(entries):
         where = f"{file_name}: proposal {number}"
         try:
-            mask = segmentation_mask(field(entry, "segmentation", where), height, width)
-            regions.append(RunRegion.from_mask(mask))
-        except (RegionError, ValueError, TypeError, KeyError) as error:
+            rle = field(entry, "segmentation", where, dict)
+            regions.append(RunRegion.from_rle(rle, height, width))
+        except (RegionError, KeyError) as error:
             raise DataError(f"{where}: {error}") from error
     return regions

@@ -6,6 +6,7 @@ said. Time is given to characters: an utterance of several words that runs over 
 sentence shares its time out by length. Points outside the image are kept as they are.
 """
 
+import bisect
 import dataclasses
 import pathlib
 import re
@@ -100,15 +101,15 @@ def narrations(narrative, where, tally):
     spoken = _spoken_spans(narrative, caption, where, tally)
     annotator = narrative.get("annotator_id", "")
     found = []
-    for number, (start, end) in enumerate(sentence_spans(caption)):
+    for number, (start, end, stop) in enumerate(sentence_spans(caption)):
         chosen = np.zeros(len(times), bool)
         for first, last, begin, finish in spoken:
-            low, high = max(first, start), min(last, end)
+            low, high = max(first, start), min(last, stop)
             if low < high:  # the share of the utterance that lies in this sentence
                 pace = (finish - begin) / (last - first)
-                chosen |= (times >= begin + (low - first) * pace) & (
-                    times <= begin + (high - first) * pace
-                )
+                since = bisect.bisect_left(times, begin + (low - first) * pace)
+                until = bisect.bisect_right(times, begin + (high - first) * pace)
+                chosen[since:until] = True
         if not chosen.any():
             tally["sentences_without_trace"] += 1
             continue
@@ -122,14 +123,15 @@ def narrations(narrative, where, tally):
 
 
 def sentence_spans(text):
-    """[(start, end)] of the sentences of a text, in characters, without their closing marks."""
+    """[(start, end, stop)] of the sentences of a text: characters start…end-1 without the closing
+    marks, start…stop-1 with them."""
     spans, start = [], 0
     closings = [m.span() for m in _SENTENCE_END.finditer(text) if not _abbreviates(text, m.end())]
     for end, after in [*closings, (len(text), len(text))]:
         sentence = text[start:end]
         if any(character.isalnum() for character in sentence):
             lead = len(sentence) - len(sentence.lstrip())
-            spans.append((start + lead, start + len(sentence.rstrip())))
+            spans.append((start + lead, start + len(sentence.rstrip()), after))
         start = after
     return spans
 
@@ -139,17 +141,16 @@ def _abbreviates(text, end):
 
 
 def _trace(narrative, where):
-    """All points and their times, f32 [n, 2] and f64 [n], in time order over all segments."""
-    rows = []
-    for segment in field(narrative, "traces", where, list):
-        for point in segment:
-            place = f"{where}: trace point {len(rows)}"
-            rows.append([field(point, key, place, int | float) for key in ("x", "y", "t")])
-    trace = np.array(rows, np.float64).reshape(-1, 3)
+    """All points f32 [n, 2] and their times (list), in time order over all segments."""
+    points = [p for segment in field(narrative, "traces", where, list) for p in segment]
+    try:
+        trace = np.array([(p["x"], p["y"], p["t"]) for p in points], np.float64).reshape(-1, 3)
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{where}: a trace point without numbers x, y, t: {error!r}") from error
     if not np.isfinite(trace).all():
         raise DataError(f"{where}: a trace point is not finite")
     trace = trace[np.argsort(trace[:, 2], kind="stable")]
-    return trace[:, :2].astype(np.float32), trace[:, 2]
+    return trace[:, :2].astype(np.float32), trace[:, 2].tolist()
 
 
 def _spoken_spans(narrative, caption, where, tally):

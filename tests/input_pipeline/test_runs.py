@@ -1,0 +1,83 @@
+"""Mask regions as run lengths, against the same masks as pixels."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from input_pipeline.runs import EmptyMask, RunGroup, RunRegion
+from regionjax.masks import encode_rle
+from regionjax.regions import Region, RegionError
+
+sizes = st.tuples(st.integers(1, 20), st.integers(1, 20))
+masks = sizes.flatmap(lambda size: arrays(bool, size)).filter(lambda mask: mask.any())
+
+
+@given(masks, st.integers(1, 12))
+def test_answers_as_the_region_of_the_mask(mask, size):
+    run, pixel = RunRegion.from_mask(mask), Region.from_mask(mask)
+    np.testing.assert_array_equal(run.mask, mask)
+    np.testing.assert_array_equal(run.bounding_box(), pixel.bounding_box())
+    np.testing.assert_allclose(run.rasterize(size), pixel.rasterize(size), atol=1e-5)
+    assert run.rasterize(size).max() > 0
+    assert run.area() == pytest.approx(pixel.area())
+
+
+@given(sizes.flatmap(lambda size: st.lists(arrays(bool, size), min_size=1, max_size=4)))
+def test_masks_side_by_side_do_not_mix(group):
+    group = [mask for mask in group if mask.any()]
+    if not group:
+        return
+    runs = RunGroup([RunRegion.from_mask(mask) for mask in group])
+    for one, mask in zip(runs.rasterize(7), group, strict=True):
+        np.testing.assert_allclose(one, Region.from_mask(mask).rasterize(7), atol=1e-5)
+    for points, mask in zip(runs.sample_points(9, np.random.default_rng(0)), group, strict=True):
+        column, row = np.floor(points * mask.shape[::-1]).astype(int).T
+        assert mask[row.clip(max=mask.shape[0] - 1), column.clip(max=mask.shape[1] - 1)].all()
+
+
+def test_points_are_uniform_over_the_pixels():
+    mask = np.zeros((6, 8), bool)
+    mask[1:3, 2:4] = mask[5, 7] = True
+    points = RunRegion.from_mask(mask).sample_points(5000, np.random.default_rng(0))
+    column, row = np.floor(points * (8, 6)).astype(int).T
+    counts = np.zeros((6, 8))
+    np.add.at(counts, (row, column), 1)
+    assert (counts[~mask] == 0).all()
+    np.testing.assert_allclose(counts[mask] / 5000, 0.2, atol=0.03)
+
+
+def test_a_long_stripe_over_many_columns():
+    mask = np.zeros((4, 9), bool)
+    mask[:, 2:8] = True  # one run through six columns
+    mask[3, 1] = True  # and a pixel that joins it
+    run = RunRegion.from_mask(mask)
+    assert len(run.counts) == 4 and run.bounds == (1, 0, 8, 4)
+    np.testing.assert_allclose(run.rasterize(9), Region.from_mask(mask).rasterize(9), atol=1e-6)
+
+
+@pytest.mark.parametrize("compressed", [True, False])
+def test_from_rle(compressed):
+    mask = np.random.default_rng(0).random((17, 23)) > 0.7
+    run = RunRegion.from_rle(encode_rle(mask, compressed=compressed), 17, 23)
+    np.testing.assert_array_equal(run.mask, mask)
+
+
+@pytest.mark.parametrize(
+    ("rle", "message"),
+    [
+        ({"size": [3, 4], "counts": [12]}, "size"),
+        ({"size": [4, 4], "counts": [3, 4]}, "do not fill"),
+        ({"size": [4, 4], "counts": [20, -4]}, "do not fill"),
+        ({"size": [4, 4], "counts": "\x01"}, "character"),
+    ],
+)
+def test_malformed_runs_are_errors(rle, message):
+    with pytest.raises(RegionError, match=message):
+        RunRegion.from_rle(rle, 4, 4)
+
+
+def test_an_empty_mask_is_no_region():
+    with pytest.raises(EmptyMask, match="no pixel"):
+        RunRegion.from_mask(np.zeros((4, 4), bool))
