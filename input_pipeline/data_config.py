@@ -10,9 +10,9 @@ class WorldConfig:
     """The built-in world that is written to `DataConfig.root` when it is not there yet."""
 
     seed: int = 0
-    train: int = 20_000  # images
-    val: int = 500
-    test: int = 500
+    train: int = 8000  # images
+    val: int = 250
+    test: int = 250
     image_size: int = 96  # pixels a side
 
 

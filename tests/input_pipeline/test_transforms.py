@@ -1,0 +1,281 @@
+"""From a record to a row of the batch."""
+
+import collections
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from input_pipeline import tasks, tokens
+from input_pipeline.data_config import DataConfig
+from input_pipeline.errors import DataError
+from input_pipeline.images import BadImage, decode_image, read_image
+from input_pipeline.records import Annotation, Record
+from input_pipeline.runs import RunRegion
+from input_pipeline.slots import encode_regions
+from input_pipeline.transforms import EncodeExample, encode_row, example_rng, scribble
+from regionjax.batch import BatchSpec, Segment
+from regionjax.masks import quantize_mask
+from regionjax.regions import WHOLE_IMAGE, Region, box_from_locations, box_iou, locations_from_text
+
+SPEC = BatchSpec(
+    image_size=16,
+    mask_size=12,
+    regions=4,
+    points=5,
+    prompt_length=6,
+    target_length=7,
+    text_length=11,
+)
+TEXTS = ["describe", "refer", "narrate", "locate", "red box", "the red box", "all of it here"]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("transforms") / "tokenizer"
+    tokens.train(TEXTS, 100, 32, directory)
+    return tokens.Tokenizer(directory)
+
+
+@pytest.fixture(scope="module")
+def record():
+    mask = np.zeros((40, 60), bool)
+    mask[10:30, 15:33] = True
+    red = RunRegion.from_mask(mask)
+    pixels = np.where(mask[..., None], (255, 0, 0), (30, 60, 90)).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    trace = Region.from_points(np.linspace((-0.1, 0.2), (0.6, 0.7), 30))
+    annotations = [
+        Annotation("phrase", "red box", "1", red),
+        Annotation("expression", "the red box", "2", red),
+        Annotation("caption", "all of it here", "3"),
+        Annotation("narration", "red box", "4", trace),
+    ]
+    return Record("coco", "train2017/1.png", "1", 60, 40, file.getvalue(), annotations)
+
+
+def encoder(tokenizer, spec=SPEC, seed=0, **changes):
+    data = DataConfig("", {"coco": 1.0}, **changes)
+    return EncodeExample(spec, data, tokenizer, seed)
+
+
+# ---- images ----
+
+
+def test_images_are_squeezed(shared_data):
+    for name in ("astronaut.png", "camera.png", "horse.png", "retina.jpg", "rocket.jpg"):
+        data, width, height = read_image(shared_data / "photos", name)
+        image = decode_image(data, 64, name)
+        assert image.shape == (64, 64, 3) and image.dtype == np.uint8
+        with Image.open(shared_data / "photos" / name) as original:
+            assert original.size == (width, height)
+            small = original.convert("RGB").resize((64, 64), Image.Resampling.BOX)
+        assert np.abs(image.astype(int) - np.asarray(small).astype(int)).mean() < 6
+
+
+def test_an_image_of_the_right_size_is_not_touched(record):
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    np.testing.assert_array_equal(decode_image(file.getvalue(), 16, ""), pixels)
+
+
+def test_truncated_photograph(shared_data):
+    data = (shared_data / "photos/truncated.jpg").read_bytes()
+    with pytest.raises(BadImage, match=r"image coco:a.jpg \(400 bytes\)"):
+        decode_image(data, 64, "coco:a.jpg")
+    with pytest.raises(BadImage, match=r"photos/truncated.jpg \(400 bytes\)"):
+        read_image(shared_data / "photos", "truncated.jpg")
+
+
+# ---- regions ----
+
+
+def test_regions_together_as_one_by_one():
+    rng = np.random.default_rng(0)
+    masks = [rng.random((40, 60)) > share for share in (0.5, 0.999, 0.1)]
+    regions = [
+        RunRegion.from_mask(masks[0]),
+        Region.from_box([0.1, 0.2, 0.3, 0.9]),
+        Region.from_points(rng.random((7, 2))),
+        RunRegion.from_mask(masks[1]),
+        WHOLE_IMAGE,
+        Region.from_mask(masks[2]),
+        Region.from_box([0.5, 0.5, 0.500002, 0.500002]),
+    ]
+    points, boxes, coverage = encode_regions(regions, 12, 5, rng)
+    assert (points.shape, boxes.shape, coverage.shape) == ((7, 5, 2), (7, 4), (7, 12, 12))
+    assert (points.dtype, boxes.dtype, coverage.dtype) == (np.float32, np.float32, np.uint8)
+    for i, region in enumerate(regions):
+        np.testing.assert_array_equal(boxes[i], region.bounding_box())
+        expected = quantize_mask(region.rasterize(12))
+        assert np.abs(coverage[i].astype(int) - expected).max() <= 1 and coverage[i].any()
+        low, high = boxes[i, :2], boxes[i, 2:]
+        assert (points[i] >= low - 1e-6).all() and (points[i] <= high + 1e-6).all()
+    np.testing.assert_array_equal(points[2], regions[2].sample_points(5, rng))
+    assert (coverage[4] == 255).all()
+
+
+def test_no_regions():
+    points, boxes, coverage = encode_regions([], 12, 5, np.random.default_rng(0))
+    assert (points.shape, boxes.shape, coverage.shape) == ((0, 5, 2), (0, 4), (0, 12, 12))
+
+
+def test_scribbles_stay_in_the_mask(record):
+    mask = record.annotations[0].region.mask
+    rng, counts = np.random.default_rng(0), set()
+    for _ in range(60):
+        points = scribble(record.annotations[0].region, 5, rng).points
+        counts.add(len(points))
+        column, row = (points * (60, 40)).astype(int).T
+        assert mask[row, column].all()
+    assert counts == {1, 2, 3, 4, 5}
+
+
+# ---- tasks ----
+
+
+def test_tasks(record):
+    made = {
+        task: tasks.segment(task, annotation, 32)
+        for annotation in record.annotations
+        for task in tasks.TASKS[annotation.kind]
+    }
+    assert made.keys() == {"describe", "refer", "locate", "caption", "narrate"} == set(tasks.ALL)
+    assert {task: segment.prompt for task, segment in made.items()} == {
+        "describe": "describe",
+        "refer": "refer",
+        "locate": "locate the red box",
+        "caption": "",
+        "narrate": "narrate",
+    }
+    assert made["caption"].region is WHOLE_IMAGE and made["caption"].target == "all of it here"
+    assert made["narrate"].region is record.annotations[3].region
+    box = np.array([15 / 60, 10 / 40, 33 / 60, 30 / 40], np.float32)
+    np.testing.assert_allclose(made["locate"].target_box, box)
+    named = box_from_locations(locations_from_text(made["locate"].target), 32)
+    assert box_iou(named, box) > 0.85
+
+
+def test_locating_never_shows_the_answer(record, tokenizer):
+    seen = 0
+    for index in range(40):
+        row = encoder(tokenizer).map_with_index(index, record.encode())
+        for slot in range(4):
+            if row["target_box"][slot].any():
+                seen += 1
+                assert tokenizer.decode(row["prompt"][slot]) == "locate the red box"
+                assert (row["region_mask"][slot] == 255).all()
+                assert row["region_box"][slot].tolist() == [0, 0, 1, 1]
+            else:
+                assert not tokenizer.decode(row["prompt"][slot]).startswith("locate")
+    assert 20 < seen < 40
+
+
+# ---- rows ----
+
+
+def test_row_has_the_fields_of_a_batch(record, tokenizer):
+    row = encoder(tokenizer).map_with_index(7, record.encode())
+    SPEC.check({name: np.asarray(value)[None] for name, value in row.items()})
+    assert row["example"] == 7 and row["bad"] == 0
+    assert encoder(tokenizer).map_with_index(2**31 + 5, record.encode())["example"] == 5
+
+
+def test_texts_in_a_row(tokenizer):
+    segments = [
+        Segment(WHOLE_IMAGE, "refer", "the red box"),
+        Segment(Region.from_box([0, 0, 0.5, 0.5]), "", "red box"),
+        Segment(WHOLE_IMAGE, "locate red box", ""),
+    ]
+    rng = np.random.default_rng(0)
+    image = np.full((16, 16, 3), 9, np.uint8)
+    row = encode_row(image, segments, SPEC, tokenizer, rng=rng, name="x")
+    ids = {word: tokenizer.encode(word)[0] for word in ("refer", "the", "red", "box", "locate")}
+    assert row["prompt"].tolist() == [
+        [ids["refer"], 0, 0, 0, 0, 0],
+        [0] * 6,
+        [ids["locate"], ids["red"], ids["box"], 0, 0, 0],
+        [0] * 6,
+    ]
+    eos = tokenizer.eos_id
+    assert row["target"][0].tolist() == [ids["the"], ids["red"], ids["box"], eos, 0, 0, 0]
+    assert row["target"][1].tolist() == [ids["red"], ids["box"], eos, 0, 0, 0, 0]
+    assert not row["target"][2:].any()
+    np.testing.assert_array_equal(row["target_weight"], row["target"] > 0)
+    assert (row["image"] == 9).all()
+    for name in ("region_points", "region_box", "region_mask", "target_box"):
+        assert not row[name][3].any()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "problem"),
+    [
+        ("refer " * 7, "red", "a prompt of 7 tokens, prompt_length is 6"),
+        ("refer", "red " * 7, "a target of 8 tokens, target_length is 7"),
+        ("refer " * 6, "red " * 5, r"a text of 6 \+ 6 tokens, text_length is 11"),
+    ],
+)
+def test_texts_that_do_not_fit_are_named(tokenizer, prompt, target, problem):
+    prompt, target = prompt.strip(), target.strip()
+    segment = Segment(WHOLE_IMAGE, prompt, target)
+    with pytest.raises(DataError, match=f"coco:a.jpg: {problem}: '{prompt}' → '{target}'"):
+        encode_row(0, [segment], SPEC, tokenizer, rng=np.random.default_rng(0), name="coco:a.jpg")
+    with pytest.raises(DataError, match="5 segments for 4 slots"):
+        encode_row(0, [segment] * 5, SPEC, tokenizer, rng=None, name="")
+
+
+def test_long_texts_are_left_out_on_request(record, tokenizer):
+    spec = dataclasses.replace(SPEC, target_length=5)
+    long = Annotation("caption", "all of it here red", "5")
+    record = dataclasses.replace(record, annotations=[long, *record.annotations])
+    with pytest.raises(DataError, match="a target of 6 tokens"):
+        for index in range(20):
+            encoder(tokenizer, spec).map_with_index(index, record.encode())
+    for index in range(20):
+        row = encoder(tokenizer, spec, on_long="skip").map_with_index(index, record.encode())
+        assert row["target_weight"].any(axis=1).all()
+
+
+def test_bad_images_stop_or_weigh_nothing(record, tokenizer):
+    bad = dataclasses.replace(record, image=record.image[:60]).encode()
+    with pytest.raises(BadImage, match="image coco:train2017/1.png"):
+        encoder(tokenizer).map_with_index(3, bad)
+    row = encoder(tokenizer, on_bad="skip").map_with_index(3, bad)
+    assert (row["bad"], row["example"]) == (1, 3)
+    assert not any(row[name].any() for name in row.keys() - {"bad", "example"})
+
+
+# ---- chance ----
+
+
+def test_an_example_is_a_function_of_seed_and_place(record, tokenizer):
+    def rows(seed, places):
+        return {i: encoder(tokenizer, seed=seed).map_with_index(i, record.encode()) for i in places}
+
+    first, again = rows(0, range(6)), rows(0, reversed(range(6)))
+    for place, row in first.items():
+        for name, value in row.items():
+            np.testing.assert_array_equal(value, again[place][name])
+    different = [row["region_points"].tobytes() for row in first.values()]
+    different += [row["region_points"].tobytes() for row in rows(1, range(6)).values()]
+    assert len(set(different)) == 12
+
+
+def test_tasks_and_shapes_come_in_their_shares(record, tokenizer):
+    few = dataclasses.replace(SPEC, regions=2)
+    encode = encoder(tokenizer, few, as_mask=0.5, as_box=0.3, as_points=0.2)
+    shapes, prompts = collections.Counter(), collections.Counter()
+    for index in range(1500):
+        for segment in encode.segments(record, example_rng(0, index)):
+            prompts[segment.prompt] += 1
+            if segment.prompt in ("describe", "refer"):
+                shapes[segment.region.kind] += 1
+    for share in prompts.values():  # five candidates, two of them a time
+        assert share / 3000 == pytest.approx(0.2, abs=0.03)
+    total = sum(shapes.values())
+    for shape, share in (("mask", 0.5), ("box", 0.3), ("points", 0.2)):
+        assert shapes[shape] / total == pytest.approx(share, abs=0.05)
