@@ -2,6 +2,9 @@
 
     python -m regionjax.main --config FILE[:ARG] --workdir DIR [--mode MODE] [--config.a.b=VALUE …]
 
+A VALUE is a Python literal, or a plain string: --config.train.steps=50,
+--config.optim.frozen="(('^params/vit/', True), ('.*', False))", --config.data.root=photos.
+
 Modes:
   train     train, or go on from the last checkpoint in the workdir; then evaluate, unless
             --config.train.evaluate_at_end=False
@@ -19,23 +22,24 @@ Exit codes:
        command goes on from there
 """
 
+import ast
 import errno
-import itertools
 import sys
 
 import jax
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict
 
 from input_pipeline.errors import DataError
 from regionjax import config as configs
 from regionjax import journal
 from regionjax.checkpoint import CheckpointError
-from regionjax.config import ConfigError, nearest
+from regionjax.config import ConfigError, build, nearest
 from regionjax.metrics import NotFinite
+from regionjax.settings import Settings
 from regionjax.signals import Stopped
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "config file, FILE or FILE:ARG")
+_CONFIG = flags.DEFINE_string("config", None, "config file, FILE or FILE:ARG")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; made when absent")
 _MODE = flags.DEFINE_enum("mode", "train", ("train", "evaluate", "plan"), "what to do")
 _FORCE_NEW_WORKDIR = flags.DEFINE_bool(
@@ -46,85 +50,93 @@ _TOPOLOGY = flags.DEFINE_string("topology", None, "plan: a TPU slice, such as v5
 _NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "plan: how many of them", lower_bound=1)
 
 
-def dispatch():
-    """Does what the flags say and returns the exit code."""
-    journal.to_console()
-    if _DISTRIBUTED.value:
-        jax.distributed.initialize()
-    if _MODE.value == "plan":
-        return _plan()
-    # Imported for the mode that needs it: data libraries alone take seconds.
-    from regionjax.evaluate import evaluate
-    from regionjax.train import train
-
-    _require(_WORKDIR)
-    if _MODE.value == "train":
-        train(_CONFIG.value, _WORKDIR.value, force_new=_FORCE_NEW_WORKDIR.value)
-    if _MODE.value == "evaluate" or _CONFIG.value.train.evaluate_at_end:
-        evaluate(_CONFIG.value, _WORKDIR.value)
-    return 0
-
-
-def _plan():
-    from regionjax.plan import plan
-
-    _require(_TOPOLOGY)
-    return plan(_CONFIG.value, _TOPOLOGY.value, num_slices=_NUM_SLICES.value)
-
-
-def _require(flag):
-    if flag.value is None:
-        raise ConfigError(f"--mode {_MODE.value} needs --{flag.name}")
-
-
 def parse(argv):
-    """Parses the flags. An override of a setting that is not there names the nearest one.
+    """Reads the command line into the flags and a ConfigDict.
 
     Raises:
-      ConfigError: no such flag, file or setting, or a value that is none.
+      ConfigError: no such flag, file or section, or a value that a flag cannot have. Whether the
+        settings exist and have the right types is for `config.build` to say.
     """
-    path = _value(argv, "config")
-    if path is not None:
-        known = configs.load(path)
-        for argument in argv[1:]:
-            name = argument.lstrip("-").partition("=")[0]
-            if argument.startswith("-") and name.startswith("config."):
-                _check_setting(known, name.split(".")[1:])
+    overrides = [argument for argument in argv[1:] if argument.startswith("--config.")]
     try:
-        rest = flags.FLAGS(argv)[1:]
+        rest = flags.FLAGS([argument for argument in argv if argument not in overrides])[1:]
     except flags.Error as error:
         raise ConfigError(str(error)) from error
     if rest:
         raise ConfigError(f"what is {rest[0]!r} for? Settings look like --config.train.steps=50")
-    if path is None:
+    if _CONFIG.value is None:
         raise ConfigError("--config is missing: a file such as configs/quickstart.py")
+    config = configs.load(_CONFIG.value)
+    with config.unlocked(), config.ignore_type():
+        for override in overrides:
+            _override(config, override)
+    return config
 
 
-def _check_setting(section, path):
-    where = "config"
-    for name in path:
-        if not hasattr(section, "keys") or name not in section:
-            others = section.keys() if hasattr(section, "keys") else ()
-            hint = nearest(name, others) if others else f"; {where} is a single value"
-            raise ConfigError(f"{where}.{name} is not in the config{hint}")
+def _override(section, argument):
+    """Puts `--config.a.b=value` into place; settings that the file leaves out may be given too."""
+    path, equals, text = argument.removeprefix("--").partition("=")
+    if not equals:
+        raise ConfigError(f"{argument} has no value; write {argument}=VALUE")
+    where, *parents, key = path.split(".")
+    for name in parents:
+        sections = [name for name, value in section.items() if isinstance(value, ConfigDict)]
+        if name not in sections:
+            hint = nearest(name, sections) if sections else ""
+            raise ConfigError(f"{where}.{name} is not a section{hint}")
         section, where = section[name], f"{where}.{name}"
+    value = _literal(text, section.get(key))
+    if isinstance(section.get(key), ConfigDict) and not isinstance(value, dict | None):
+        raise ConfigError(f"{path} is a section; set what is in it, as in {path}.NAME=VALUE")
+    section[key] = value
 
 
-def _value(argv, flag):
-    """The value of `--flag=value` or `--flag value`, or None."""
-    for argument, following in itertools.pairwise([*argv[1:], None]):
-        name, equals, value = argument.partition("=")
-        if name in (f"--{flag}", f"-{flag}"):
-            return value if equals else following
-    return None
+def _literal(text, current):
+    """The value of a text: a string where there is one already, else a Python literal."""
+    if isinstance(current, str):
+        return text
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):  # not a literal: a string, such as a path
+        return text
+
+
+def dispatch(config):
+    """Does what the flags say and returns the exit code."""
+    journal.to_console()
+    settings = build(Settings, config, "config")  # what is wrong is said at once
+    if _DISTRIBUTED.value:
+        jax.distributed.initialize()
+    # Imported for the mode that needs it, as the libraries of the others take seconds.
+    if _MODE.value == "plan":
+        from regionjax.plan import plan
+
+        return plan(config, _required(_TOPOLOGY), num_slices=_NUM_SLICES.value)
+    workdir = _required(_WORKDIR)
+    if _MODE.value == "train":
+        from regionjax.train import train
+
+        train(config, workdir, force_new=_FORCE_NEW_WORKDIR.value)
+    if _MODE.value == "evaluate" or settings.train.evaluate_at_end:
+        from regionjax.evaluate import evaluate
+
+        evaluate(config, workdir)
+    return 0
+
+
+def _required(flag):
+    if flag.value is None:
+        raise ConfigError(f"--mode {_MODE.value} needs --{flag.name}")
+    return flag.value
 
 
 def main():
     """The whole program; returns one of the exit codes above."""
     app.define_help_flags()
     try:
-        parse(sys.argv)
-        return dispatch()
+        return dispatch(parse(sys.argv))
     except Stopped as stopped:
         return _say(stopped, 128 + stopped.signal)
     except KeyboardInterrupt:

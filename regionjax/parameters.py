@@ -54,9 +54,10 @@ def summarize(params, shardings, optimizer, dropped):
         group["whole"] += path in dropped
     rows = [("part", "parameters", "MiB a device", "rate ×", "decay", "")]
     for (part, frozen, rate, decay), group in groups.items():
-        notes = [frozen, f"{group['whole']} less sharded than the rules say" * bool(group["whole"])]
+        whole = f"{group['whole']} less sharded than the rules say" if group["whole"] else ""
+        note = ", ".join(filter(None, (frozen, whole)))
         size = f"{group['bytes'] / 2**20:.2f}"
-        rows.append((part, f"{group['count']:,}", size, rate, decay, ", ".join(filter(None, notes))))
+        rows.append((part, f"{group['count']:,}", size, rate, decay, note))
     return _aligned(rows)
 
 

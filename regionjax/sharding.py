@@ -22,6 +22,7 @@ ACTIVATIONS = {
     "batch": P(BATCH),  # [B, …]: anything whose first dimension is the images
     "image": P(BATCH, None, None, None),  # [B, S, S, 3]
     "tokens": P(BATCH, None, None),  # [B, S, D]
+    "embedded": P("data", None, "fsdp"),  # [B, S, D], as it comes out of a table sharded over D
     "heads": P(BATCH, None, "tensor", None),  # [B, S, N, H]
     "hidden": P(BATCH, None, "tensor"),  # [B, S, F], inside an MLP
     "logits": P(BATCH, None, None, "tensor"),  # [B, R, T, V]
@@ -112,8 +113,8 @@ def state_shardings(state, rules, mesh):
       mesh: Mesh with the axes that the rules name.
 
     Returns:
-      NamedShardings in the structure of `state`, and {path: [(axis, dimension), …]} of the axes that were
-      dropped because they do not divide that dimension of that array.
+      NamedShardings in the structure of `state`, and {path: [(axis, dimension), …]} of the axes
+      that were dropped because they do not divide that dimension of that array.
 
     Raises:
       ConfigError: a path without a rule, a rule without a path, a rule of too high a rank or with

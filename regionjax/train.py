@@ -11,6 +11,7 @@ import gc
 import jax
 from jax.experimental import multihost_utils
 
+from input_pipeline import loader, prepare
 from regionjax import checkpoint, parameters, sharding, workdir
 from regionjax.config import build
 from regionjax.journal import log, to_file
@@ -42,8 +43,6 @@ def open_input(data, spec, directory, *, seed, batch_size):
     Returns:
       Iterator over {name: numpy array of this process's images}; get_state, set_state, close.
     """
-    from input_pipeline import loader, prepare
-
     if jax.process_index() == 0:
         prepare.ensure(data, spec, directory)
     if jax.process_count() > 1:
@@ -166,10 +165,11 @@ def train(config, folder, *, build_system=systems.build, open_input=open_input, 
         for step in range(start + 1, run.steps + 1):
             with tally.phase("input"):
                 batch = next(batches)
-            batch = {
-                name: jax.make_array_from_process_local_data(batch_place, field)
-                for name, field in batch.items()
-            }
+            with jax.transfer_guard("allow"):  # the one transfer that is meant to be here
+                batch = {
+                    name: jax.make_array_from_process_local_data(batch_place, field)
+                    for name, field in batch.items()
+                }
             state, metrics = train_step(state, batch)
             report.step(step, metrics)
             asked = stop.asked(step)

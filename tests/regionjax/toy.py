@@ -23,6 +23,7 @@ from regionjax.systems.system import System
 from regionjax.train import train
 
 VOCABULARY, WIDTH = 16, 128
+TOGETHER = {"train.steps": 100_000, "train.checkpoint_every": 100_000, "model.noise": 0.0}
 
 
 def config(**changes):
