@@ -23,10 +23,14 @@ class Stopped(Exception):
 
 
 class Listener:
-    """Notes the first signal; see `listening`."""
+    """Notes the first signal; see `listening`.
+
+    Attributes:
+      noted: signal.Signals that this process received, or None.
+    """
 
     def __init__(self):
-        self._signal = None
+        self.noted = None
 
     def asked(self, step):
         """The signal that asked to stop after `step`, or None. All processes get the same answer.
@@ -37,12 +41,12 @@ class Listener:
         if jax.process_count() > 1:
             reached = multihost_utils.reached_preemption_sync_point(step)
             return signal.SIGTERM if reached else None
-        return self._signal
+        return self.noted
 
     def _note(self, number, frame):
-        self._signal = signal.Signals(number)
+        self.noted = signal.Signals(number)
         log.warning(
-            "%s: one more step and one last checkpoint; again stops at once", self._signal.name
+            "%s: one more step and one last checkpoint; again stops at once", self.noted.name
         )
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)

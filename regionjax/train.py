@@ -180,7 +180,11 @@ def train(config, folder, *, build_system=systems.build, open_input=open_input, 
                     checkpoints.save(step, state, batches.get_state(), meta)
                     gc.collect()
             if asked:
-                raise Stopped(asked, step)
+                break
+        with tally.phase("checkpoint"):
+            checkpoints.wait()
+        if asked := asked or stop.noted:
+            raise Stopped(asked, step)
         log.info("trained %d steps in %.0f s", run.steps, tally.seconds())
 
 

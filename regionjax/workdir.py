@@ -14,6 +14,7 @@ import pathlib
 import jax
 from jax.experimental import multihost_utils
 
+from regionjax import checkpoint
 from regionjax.config import ConfigError
 
 # What a run may be resumed with although it was started otherwise: nothing here changes what was
@@ -30,6 +31,7 @@ MAY_DIFFER = (
     "mesh.",  # go on with other devices; equal up to rounding
     "data.workers",  # the batches are the same for any number of them
     "data.threads",
+    "data.on_bad",  # a run that met an unreadable image may go on without it
     "evaluate.",
 )
 
@@ -46,7 +48,7 @@ def claim(workdir, config, *, force_new=False):
       The path of the folder.
 
     Raises:
-      ConfigError: the folder belongs to a run of another config; the message lists how they differ.
+      ConfigError: the folder has checkpoints of another config; the message lists how they differ.
     """
     folder = pathlib.Path(workdir).absolute()
     record = folder / "config.json"
@@ -56,7 +58,8 @@ def claim(workdir, config, *, force_new=False):
             folder.rename(_free_name(folder))
     elif record.exists():
         differences = _differences(json.loads(record.read_text()), _plain(config))
-        if differences:
+        # Without a checkpoint there is nothing to lose, nor to go on from.
+        if differences and checkpoint.latest_step(folder / "checkpoints") is not None:
             raise ConfigError(
                 f"{folder} holds a run of another config:\n  "
                 + "\n  ".join(differences)

@@ -15,7 +15,7 @@ import pytest
 import toy
 from orbax.checkpoint import v1 as ocp
 
-from regionjax import checkpoint, metrics, signals
+from regionjax import checkpoint, metrics, signals, workdir
 from regionjax.config import ConfigError
 from regionjax.tables import flatten
 
@@ -168,6 +168,8 @@ def test_workdir_of_another_config(tmp_path, unbroken):
     assert "\n  batch.points: 2 -> 3\n  optim.learning_rate: 0.01 -> 0.02\n" in str(error.value)
     assert "train.steps" not in str(error.value)
     assert "--force_new_workdir" in str(error.value)
+    shutil.rmtree(folder / "checkpoints")  # nothing left to lose
+    assert workdir.claim(folder, toy.config(**{"batch.points": 3})) == folder
 
 
 def test_force_new_moves_the_old_run_aside(tmp_path, unbroken):
