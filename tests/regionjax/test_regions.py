@@ -116,7 +116,8 @@ def test_flips_are_their_own_inverse(box, points):
 @given(any_region)
 def test_flipping_mirrors_the_coverage(region):
     mirrored = region.flipped().rasterize(9)
-    np.testing.assert_allclose(mirrored, region.rasterize(9)[:, ::-1], atol=0.06)
+    drawn = 0.2 if region.kind == "points" else 1e-5  # lines are drawn in whole fine pixels
+    np.testing.assert_allclose(mirrored, region.rasterize(9)[:, ::-1], atol=drawn)
 
 
 def test_box_iou_and_clip():
