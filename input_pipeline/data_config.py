@@ -2,8 +2,6 @@
 
 import dataclasses
 
-from regionjax.config import ConfigError
-
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
@@ -38,20 +36,20 @@ class DataConfig:
 
     def __post_init__(self):
         if not self.mixture:
-            raise ConfigError("mixture is empty; name at least one source, such as {'coco': 1.0}")
+            raise ValueError("mixture is empty; name at least one source, such as {'coco': 1.0}")
         for name, weight in self.mixture.items():
             if not weight > 0:
-                raise ConfigError(f"mixture[{name!r}] = {weight!r}; a weight is a number above 0")
+                raise ValueError(f"mixture[{name!r}] = {weight!r}; a weight is a number above 0")
         for name in ("on_bad", "on_long"):
             if getattr(self, name) not in ("stop", "skip"):
-                raise ConfigError(f"{name} = {getattr(self, name)!r}; expected 'stop' or 'skip'")
+                raise ValueError(f"{name} = {getattr(self, name)!r}; expected 'stop' or 'skip'")
         shares = (self.as_mask, self.as_box, self.as_points)
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-            raise ConfigError(f"as_mask, as_box, as_points = {shares} must be shares of 1")
+            raise ValueError(f"as_mask, as_box, as_points = {shares} must be shares of 1")
         if not 2 <= self.location_bins <= 10_000:
-            raise ConfigError(f"location_bins = {self.location_bins}; expected 2…10000")
+            raise ValueError(f"location_bins = {self.location_bins}; expected 2…10000")
         if min(self.workers, self.threads) < 0:
-            raise ConfigError("workers and threads are numbers from 0 up")
+            raise ValueError("workers and threads are numbers from 0 up")
 
     @property
     def splits(self):

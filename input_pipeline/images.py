@@ -54,7 +54,8 @@ def decode_image(data, size, name):
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
-            image.draft("RGB", (size, size))  # JPEG: decoded at 1/2…1/8 where that is enough
+            if min(image.size) >= 2 * size:
+                image.draft("RGB", (size, size))  # JPEG: decoded at 1/2…1/8 of its size
             if image.mode != "RGB":
                 image = image.convert("RGB")
             if image.size != (size, size):

@@ -5,6 +5,8 @@ record (a new order every epoch, nothing held in memory), `transforms` the rest.
 host counts only decide who makes it.
 """
 
+import pathlib
+
 import grain
 import numpy as np
 from absl import flags
@@ -41,6 +43,7 @@ def training_loader(data, spec, directory, *, seed, batch_size, process_index=0,
         raise ValueError(f"batch size {batch_size} is not a multiple of {process_count} processes")
     if data.workers and not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # Grain's workers read absl flags
+    directory = pathlib.Path(directory)
     tokenizer = Tokenizer(directory / "tokenizer")
     stream = example_stream(data, directory, seed)
     stream = stream.map_with_index(EncodeExample(spec, data, tokenizer, seed))

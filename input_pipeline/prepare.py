@@ -71,6 +71,7 @@ def ensure(data, spec, directory, *, processes=None, progress=True):
             facts = _prepare(data, directory, inputs, processes, progress)
             _write_json(finished, facts)
             (directory / "inputs.json").unlink()
+    _check_skipped(facts, data, directory)
     if spec is not None:
         check_lengths(facts["lengths"], spec, data.on_long)
     return facts
@@ -272,7 +273,6 @@ def _inputs(data):
         "sources": sorted(data.mixture),
         "train_split": data.train_split,
         "eval_split": data.eval_split,
-        "on_bad": data.on_bad,
         "location_bins": data.location_bins,
         "files": files,
     }
@@ -299,6 +299,16 @@ def _check_inputs(before, now, directory):
             f"{directory} was prepared from other inputs ({'; '.join(differences)}); "
             "delete it or prepare into another folder"
         )
+
+
+def _check_skipped(facts, data, directory):
+    """Raises DataError if images were left out of the folder and are not to be."""
+    for part, summary in facts["records"].items():
+        if summary["skipped_images"]["count"] and data.on_bad == "stop":
+            raise DataError(
+                f"{directory} leaves out {summary['skipped_images']['count']} images of {part}, "
+                f"such as {summary['skipped_images']['first'][0]}; data.on_bad = 'skip' allows it"
+            )
 
 
 def _begin(directory, inputs):
@@ -358,7 +368,7 @@ def main(arguments=None):
         mixture = dict.fromkeys(names, 1.0)
         data = DataConfig(root, mixture, world if "world" in what else None, **given)
         facts = ensure(data, None, out, processes=processes)
-    except ValueError as error:  # DataError and ConfigError
+    except ValueError as error:  # a DataError, a WorldError or a setting that cannot be
         parser.exit(1, f"{error}\n")
     for part, summary in facts["records"].items():
         print(f"{part}: {json.dumps({k: v for k, v in summary.items() if k != 'files'})}")

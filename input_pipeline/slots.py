@@ -31,7 +31,7 @@ def encode_regions(regions, mask_size, points, rng):
         corner, sides = box[:, None, :2], (box[:, 2:] - box[:, :2])[:, None]
         xy[plain] = corner + rng.random((len(plain), points, 2), np.float32) * sides
         coverage[plain] = box_coverage(box, mask_size)
-    for i in set(range(len(regions))).difference(runs, plain):
+    for i in sorted(set(range(len(regions))).difference(runs, plain)):
         xy[i] = regions[i].sample_points(points, rng)
         coverage[i] = regions[i].rasterize(mask_size)
     quantized = np.rint(coverage * 255).astype(np.uint8)

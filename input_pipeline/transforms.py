@@ -45,9 +45,9 @@ def encode_row(image, segments, spec, tokenizer, *, rng, name, example=0):
             raise DataError(f"{name}: {problem}: {segment.prompt!r} → {segment.target!r}")
         row["prompt"][slot, : len(prompt)] = prompt
         row["target"][slot, : len(target)] = target
-        row["target_weight"][slot, : len(target)] = 1
         if segment.target_box is not None:
             row["target_box"][slot] = segment.target_box
+    row["target_weight"][...] = row["target"] != tokenizer.pad_id
     used = slice(len(segments))
     row["region_points"][used], row["region_box"][used], row["region_mask"][used] = encode_regions(
         [segment.region for segment in segments], spec.mask_size, spec.points, rng

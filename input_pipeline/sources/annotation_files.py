@@ -16,9 +16,9 @@ def existing(path):
     if path.is_file():
         return path
     if not path.parent.is_dir():
-        raise DataError(f"no annotation file {path} (nor its folder)")
+        raise DataError(f"no file {path} (nor its folder)")
     siblings = sorted(p.name for p in path.parent.iterdir() if p.is_file())
-    raise DataError(f"no annotation file {path}{nearest(path.name, siblings) if siblings else ''}")
+    raise DataError(f"no file {path}{nearest(path.name, siblings) if siblings else ''}")
 
 
 def read_json(path, keys):

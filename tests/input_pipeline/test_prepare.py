@@ -16,7 +16,6 @@ from input_pipeline.images import BadImage
 from input_pipeline.records import open_records
 from input_pipeline.tokens import Tokenizer
 from regionjax.batch import BatchSpec
-from regionjax.config import ConfigError
 
 MIXTURE = {"coco": 1.0, "refer": 2.0, "localized_narratives": 1.0}
 SPEC = BatchSpec(
@@ -156,12 +155,14 @@ def test_bad_images_stop_or_are_counted(own_folder, tmp_path):
     path.write_bytes(path.read_bytes()[:500])
     data = config(own_folder, eval_split="train")
     with pytest.raises(BadImage, match=r"train2017/000000000002.jpg \(500 bytes\)"):
-        ensure(data, tmp_path / "stop", processes=2)
+        ensure(data, tmp_path / "stop")
     facts = ensure(dataclasses.replace(data, on_bad="skip"), tmp_path / "skip")
     for source in MIXTURE:
         summary = facts["records"][f"{source}-train"]
         assert summary["records"] == 2 and summary["skipped_images"]["count"] == 1
         assert "000000000002.jpg" in summary["skipped_images"]["first"][0]
+    with pytest.raises(DataError, match="leaves out 1 images of coco-train, .*000002.jpg"):
+        ensure(data, tmp_path / "skip")
 
 
 def test_empty_data_is_an_error(own_folder, tmp_path):
@@ -189,6 +190,22 @@ def test_tokenizer_directory(folder, shared_data, tmp_path):
     assert facts["tokenizer"] == {"size": 32116, "location_base": 32100}
     with pytest.raises(DataError, match="tokenizer: '.*' → None; vocabulary_size: None → 8192"):
         ensure(config(folder), tmp_path)
+
+
+def test_the_built_in_world(tmp_path):
+    world = WorldConfig(seed=0, train=3, val=2, test=0)
+    facts = ensure(config(tmp_path / "world", world=world), tmp_path / "prepared", None)
+    assert {part: summary["records"] for part, summary in facts["records"].items()} == {
+        f"{source}-{split}": count
+        for source in MIXTURE
+        for split, count in (("train", 3), ("val", 2))
+    }
+    for source in ("coco", "refer"):
+        for record in open_records(tmp_path / "prepared", source, "val"):
+            masks = [proposal.mask for proposal in record.proposals]
+            things = [a.region.mask for a in record.annotations if a.kind == "expression"]
+            assert things and len(masks) > 1
+    assert not open_records(tmp_path / "prepared", "refer", "train")[0].proposals
 
 
 def test_world_is_written_first(tmp_path, monkeypatch):
@@ -232,5 +249,5 @@ def test_command(own_folder, tmp_path, capsys):
     ],
 )
 def test_settings_are_checked(change, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ValueError, match=message):
         config("somewhere", **change)

@@ -152,7 +152,7 @@ def test_coco_on_real_photographs(shared_data):
 def test_missing_files(tmp_path, name):
     with pytest.raises(DataError, match="no data folder"):
         sources.open_source(name, tmp_path / "nowhere")
-    with pytest.raises(DataError, match="no annotation file"):
+    with pytest.raises(DataError, match="no file"):
         read(name, tmp_path)
 
 
