@@ -93,6 +93,7 @@ class RunGroup:
     def __init__(self, regions):
         """Raises RegionError if runs do not fill the image."""
         self.height, self.width = regions[0].height, regions[0].width
+        self.bounds = [region.bounds for region in regions]
         counts = np.concatenate([region.counts for region in regions])
         ends = counts.cumsum(dtype=np.int64)
         filled = ends[np.cumsum([len(region.counts) for region in regions]) - 1]
@@ -119,6 +120,10 @@ class RunGroup:
         corner = column * height
         top = np.maximum(starts[run] - corner, 0)
         return column, top, np.minimum(ends[run] - corner, height)
+
+    def bounding_boxes(self):
+        """f32 [n, 4]."""
+        return box_from_pixels(self.bounds, self.width, self.height)
 
     def rasterize(self, size):
         """f32 [n, size, size]: area averages on a square grid."""
