@@ -1,4 +1,4 @@
-"""Next-token cross-entropy, chunked over T so that the [B, R, T, V] logits never exist at once."""
+"""Next-token cross-entropy in slices of V: the [B, R, T, V] logits never exist at once."""
 
 import jax
 import jax.numpy as jnp
@@ -14,35 +14,41 @@ def token_nll(hidden, unembedding, target, chunks=1):
 
     Args:
       hidden: [B, R, T, D]; unembedding: [V, D]; target: i32 [B, R, T].
-      chunks: pieces of T computed one after the other, each recomputed in the backward pass.
+      chunks: slices of V computed one after the other, each again in the backward pass. Slices of
+        V and not of T: each row of a table that is sharded over D is then gathered once, and its
+        gradient summed over devices once, however many slices there are.
 
     Raises:
-      ValueError: `chunks` does not divide T.
+      ValueError: `chunks` does not divide V.
     """
+    vocabulary, width = unembedding.shape
+    if vocabulary % chunks:
+        raise ValueError(f"vocabulary_chunks={chunks} does not divide the vocabulary {vocabulary}")
+    dtype = hidden.dtype
 
-    def nll(hidden, target):
+    def part(hidden, rows, first):
+        """Of the tokens first, first + chunks, …: log of the summed exponentials; label's logit."""
         logits = jnp.einsum(
             "...td,vd->...tv",
-            hidden,
-            unembedding.astype(hidden.dtype),
+            hidden.astype(dtype),
+            rows.astype(dtype),
             preferred_element_type=jnp.float32,
         )
         logits = constrain(logits, "logits")
-        label = jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-        picked = jnp.where(label == target[..., None], logits, 0.0).sum(-1)
-        return jax.nn.logsumexp(logits, axis=-1) - picked
+        token = first + chunks * jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+        picked = jnp.where(token == target[..., None], logits, 0.0).sum(-1)
+        return jax.nn.logsumexp(logits, axis=-1), picked
 
     if chunks == 1:
-        return nll(hidden, target)
-    batch, regions, length, width = hidden.shape
-    if length % chunks:
-        raise ValueError(f"vocabulary_chunks={chunks} does not divide target_length {length}")
-    pieces = (
-        jnp.moveaxis(hidden.reshape(batch, regions, chunks, -1, width), 2, 0),
-        jnp.moveaxis(target.reshape(batch, regions, chunks, -1), 2, 0),
+        total, picked = part(hidden, unembedding, 0)
+        return total - picked
+    # Every chunks-th row and not consecutive ones: those would all lie on one `tensor` shard.
+    rows = jnp.moveaxis(unembedding.reshape(vocabulary // chunks, chunks, width), 1, 0)
+    hidden = hidden.astype(jnp.float32)  # its gradient is summed over the slices
+    totals, picked = jax.lax.map(
+        lambda piece: jax.checkpoint(part)(hidden, *piece), (rows, jnp.arange(chunks))
     )
-    out = jax.lax.map(lambda piece: jax.checkpoint(nll)(*piece), pieces)
-    return jnp.moveaxis(out, 0, 2).reshape(batch, regions, length)
+    return jax.nn.logsumexp(totals, axis=0) - picked.sum(0)
 
 
 def weighted(nll, weight):

@@ -156,9 +156,13 @@ class Decoder(nn.Module):
         self.norm = nn.RMSNorm(dtype=self.dtype)
 
     def embed(self, tokens):
-        """i32 [...] → [..., D], scaled by sqrt(D) as in Gemma."""
+        """i32 [B, ...] → [B, ..., D], scaled by sqrt(D) as in Gemma."""
         table = self.embedding.astype(self.dtype)
-        return jnp.take(table, tokens, axis=0) * self.config.width**0.5
+        # Every device looks up its part of D for all tokens, then images change places with parts:
+        # neither the table nor its gradient is ever whole.
+        x = jnp.take(table, tokens.reshape(tokens.shape[0], -1), axis=0)
+        x = constrain(constrain(x, "embedded"), "tokens")
+        return x.reshape(*tokens.shape, -1) * self.config.width**0.5
 
     def unembedding(self):
         """[V, D], tied to the input embedding; logits are hidden · unembeddingᵀ."""
