@@ -19,6 +19,7 @@ from tokenizers import Tokenizer as Engine
 from input_pipeline.errors import DataError
 
 _PAD, _EOS, _UNKNOWN = "<pad>", "<eos>", "<unk>"
+_LOCATIONS = re.compile(r"(<loc\d{4}>)+")
 _CACHED_TEXTS = 1 << 16
 
 
@@ -53,6 +54,10 @@ class Tokenizer:
 
     def encode(self, text):
         """list of token ids, without eos; not to be changed: texts seen lately are remembered."""
+        if text.startswith("<loc") and _LOCATIONS.fullmatch(text):  # rarely seen twice
+            numbers = [int(number) for number in text[4:-1].split("><loc")]
+            if max(numbers) < self.location_bins:
+                return [self.location_base + number for number in numbers]
         return self._encode(text)
 
     @functools.cached_property

@@ -65,6 +65,9 @@ def test_location_tokens(request, name):
     text = locations_to_text([0, 15, 7, 3])
     assert tokenizer.encode(text) == [tokenizer.location_base + n for n in (0, 15, 7, 3)]
     assert tokenizer.decode(tokenizer.encode(text)) == text
+    one, other = tokenizer.encode("<loc0003>"), tokenizer.encode("star")
+    assert tokenizer.encode("<loc0003>star") == one + other
+    assert tokenizer.location_base + 16 not in tokenizer.encode("<loc0016>")
     assert tokenizer.size == tokenizer.location_base + 16
 
 
