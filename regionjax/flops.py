@@ -111,6 +111,7 @@ def regionlm(config, spec):
     vit, region, decoder = config.vit, config.region, config.decoder
     patches, regions, width = vit.patches, spec.regions, decoder.width
     length = region.slots + spec.text_length - 1
+    levels = 2  # of the vision tower: first and last
     pooled = 1 + region.cells**2
     geometry = geometry_size(spec.points, region.silhouette)
     before = ("params/vit/", "params/region/", "params/connector/")
@@ -142,17 +143,17 @@ def regionlm(config, spec):
                 "regions",
                 ("params/region/", "params/connector/"),
                 ("params/vit/",),
-                products=2 * patches * vit.width * width
+                products=2 * patches * levels * vit.width * width
                 + 2
                 * regions
                 * width
                 * (
-                    pooled * vit.width
+                    pooled * levels * vit.width
                     + (geometry + width)
-                    + (2 * vit.width + width)
+                    + (2 * levels * vit.width + width)
                     + region.prompt_tokens * width
                 ),
-                scores=2 * regions * pooled * patches * vit.width,
+                scores=2 * regions * pooled * patches * levels * vit.width,
             ),
             Part(
                 "decoder",

@@ -11,6 +11,7 @@ import dataclasses
 
 import flax.linen as nn
 import jax.numpy as jnp
+import numpy as np
 
 from regionjax.grid import downsample_weights, overlap_weights
 from regionjax.models import layers
@@ -65,21 +66,35 @@ def pooling_weights(mask, box, alpha, grid, cells):
 
 
 def geometry(mask, box, points, silhouette):
-    """What pooling forgets: f32 [B, R, 5 + 2K + g²].
+    """What pooling forgets: f32 [B, R, G], G = `geometry_size`.
 
-    Box centre and size, area of the mask, the K stroke points in time order, and the mask cropped
-    to its box and averaged to g×g, which is the region's silhouette.
+    Box centre and size, the root of the area, and the K stroke points in time order, each as waves;
+    and the mask cropped to its box and averaged to g×g, which is the region's silhouette.
     """
     low, high = box[..., :2], box[..., 2:]
-    area = mask.mean((-2, -1))[..., None]
+    side = jnp.sqrt(mask.mean((-2, -1)))[..., None]
+    place = jnp.concatenate([(low + high) / 2, high - low, side], axis=-1)
     rows = overlap_weights(box[..., 1], box[..., 3], silhouette, mask.shape[-1])
     columns = overlap_weights(box[..., 0], box[..., 2], silhouette, mask.shape[-1])
     crop = jnp.einsum("brgm,brmn,brkn->brgk", rows, mask, columns)
     mass = rows.sum(-1)[..., :, None] * columns.sum(-1)[..., None, :]
-    crop = crop / jnp.maximum(mass, MASS_FLOOR)
-    parts = [(low + high) / 2, high - low, area]
-    parts += [points.reshape(*points.shape[:2], -1), crop.reshape(*crop.shape[:2], -1)]
-    return jnp.concatenate(parts, axis=-1) * 2 - 1
+    crop = crop / jnp.maximum(mass, MASS_FLOOR) * 2 - 1
+    stroke = points.reshape(*points.shape[:2], -1)
+    return jnp.concatenate(
+        [waves(place, 5), waves(stroke, 2), crop.reshape(*crop.shape[:2], -1)], axis=-1
+    )
+
+
+def waves(x, octaves):
+    """[..., n] in 0…1 → [..., 2·octaves·n]: sines and cosines, so that small differences show."""
+    angle = x[..., None] * (np.pi * 2.0 ** np.arange(octaves, dtype=np.float32))
+    angle = angle.reshape(*x.shape[:-1], -1)
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)
+
+
+def geometry_size(points, silhouette):
+    """G: numbers that describe a region's geometry."""
+    return 2 * 5 * 5 + 2 * 2 * 2 * points + silhouette**2
 
 
 class RegionEncoder(nn.Module):

@@ -49,8 +49,8 @@ class RegionLM(nn.Module):
         self.pointer_key = layers.dense(c.decoder.width, dtype, bias=False)()
 
     def encode(self, batch, alpha):
-        """Image tokens [B, P, D], region slots [B, R, slots, D] and z [B, R, Dv]."""
-        features = self.vit(batch["image"])
+        """Image tokens [B, P, D], region slots [B, R, slots, D] and z [B, R, 2·Dv]."""
+        features = jnp.concatenate(self.vit(batch["image"]), axis=-1)  # both levels, [B, P, 2·Dv]
         slots, z = self.region(features, batch, alpha)
         return self.connector(features), slots, z
 
@@ -219,9 +219,9 @@ SHARDING_RULES = (
     (r"vit/layers/mlp_up/bias", P(None, "tensor")),
     (r"vit/layers/mlp_out/kernel", P(None, "tensor", "fsdp")),
     (r"vit/layers/.*(bias|scale)", P()),
-    (r"vit/patch_embedding/kernel", P(None, "fsdp")),
+    (r"vit/(stem|patch_embedding)/kernel", P(None, "fsdp")),
     (r"vit/position_embedding", P(None, "fsdp")),
-    (r"vit/(patch_embedding/bias|norm/(bias|scale))", P()),
+    (r"vit/(stem/bias|patch_embedding/bias|(embedding_norm|norm)/(bias|scale))", P()),
     (r"decoder/layers/(query|key|value)/kernel", P(None, "fsdp", "tensor", None)),
     (r"decoder/layers/attention_out/kernel", P(None, "tensor", None, "fsdp")),
     (r"decoder/layers/mlp_(gate|up)/kernel", P(None, "fsdp", "tensor")),
@@ -232,5 +232,4 @@ SHARDING_RULES = (
     (r"region/(geometry_in|geometry_out|projection|prompt_in)/kernel", P(None, "fsdp")),
     (r"region/prompt_out/kernel", P("fsdp", None, None)),
     (r"(region|connector)/.*bias|region/(cell_embedding|prompt_base)", P()),
-    (r"step|skipped|count", P()),
 )

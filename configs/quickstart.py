@@ -1,0 +1,72 @@
+"""The built-in world on a laptop: region captions, referring expressions, narratives, grounding.
+
+    python -m regionjax.main --config configs/quickstart.py --workdir runs/quickstart
+
+Two CPU cores.
+"""
+
+from ml_collections import ConfigDict
+
+IMAGE, PATCH, WIDTH = 96, 12, 128
+
+
+def get_config():
+    """The whole configuration; every field can be overridden, as in --config.train.steps=50."""
+    return ConfigDict(
+        {
+            "seed": 0,
+            "system": "regionlm",
+            "batch": {
+                "image_size": IMAGE,
+                "mask_size": 48,
+                "regions": 8,
+                "points": 8,
+                "prompt_length": 10,
+                "target_length": 16,
+                "text_length": 16,
+            },
+            "model": {
+                "vit": {
+                    "image_size": IMAGE,
+                    "patch_size": PATCH,
+                    "width": WIDTH,
+                    "depth": 4,
+                    "heads": 4,
+                    "mlp_width": 4 * WIDTH,
+                    "unroll": 4,
+                    "stem_patch": 6,
+                    "stem_width": 64,
+                },
+                "region": {"cells": 2, "prompt_tokens": 2, "silhouette": 8, "context": 0.5},
+                "decoder": {
+                    "vocabulary": 256,
+                    "width": WIDTH,
+                    "depth": 2,
+                    "heads": 4,
+                    "kv_heads": 2,
+                    "head_width": 32,
+                    "mlp_width": 3 * WIDTH,
+                    "unroll": 2,
+                },
+            },
+            "data": {
+                "root": "runs/world",
+                "world": {"seed": 0, "train": 6000, "val": 100, "test": 200, "image_size": IMAGE},
+                "mixture": {"coco": 0.6, "refer": 0.3, "localized_narratives": 0.1},
+                "eval_split": "test",
+                "vocabulary_size": 256,
+                "location_bins": 48,
+                "on_long": "skip",
+                "threads": 1,
+            },
+            "losses": {"caption": 1.0, "grounding": 0.5, "pointing": 0.5},
+            "optim": {
+                "learning_rate": 2e-3,
+                "warmup_fraction": 0.05,
+                "weight_decay": (("kernel", 0.02), (".*", 0.0)),
+            },
+            "train": {"steps": 2500, "batch_size": 16, "checkpoint_every": 500},
+            "mesh": {"data": 1, "fsdp": -1, "tensor": 1},
+            "evaluate": {"max_images": 200},
+        }
+    )
