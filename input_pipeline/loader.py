@@ -62,8 +62,9 @@ def training_loader(data, spec, directory, *, seed, batch_size, process_index=0,
 def example_stream(data, directory, seed):
     """The mixture of all sources' records (bytes) in training order, a grain.MapDataset."""
     parts = []
-    for number, source in enumerate(data.mixture):
+    names = sorted(data.mixture)  # the order in a config file decides nothing
+    for number, source in enumerate(names):
         payloads = open_records(directory, source, data.train_split).payloads
         shuffle_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
         parts.append(grain.MapDataset.source(payloads).shuffle(seed=shuffle_seed).repeat(None))
-    return grain.MapDataset.mix(parts, weights=list(data.mixture.values()))
+    return grain.MapDataset.mix(parts, weights=[data.mixture[name] for name in names])

@@ -117,6 +117,8 @@ def test_mixture_and_epochs(prepared):
         assert all(sorted(epoch, key=int) == [str(n) for n in range(1, 13)] for epoch in epochs)
         assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
     assert seen["coco"] != seen["localized_narratives"]
+    other = loader.example_stream(config("", mixture=dict(reversed(MIXTURE.items()))), prepared, 0)
+    assert [other[place] for place in range(8)] == [stream[place] for place in range(8)]
 
 
 def test_batch_size_must_be_shared_evenly(prepared):
