@@ -37,4 +37,7 @@ def to_file(path):
     finally:
         for logger in loggers:
             logger.removeHandler(handler)
-        handler.close()
+        try:
+            handler.close()
+        except OSError as error:  # a full disk; what brought us here matters more
+            log.warning("%s is incomplete: %s", path, error)

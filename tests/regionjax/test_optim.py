@@ -47,11 +47,12 @@ def test_equals_optax_adamw():
             {"vit": "vit", "head": "head"},
         ),
     )
+    update, expect = jax.jit(optimizer.update), jax.jit(expected.update)
     mine, theirs = PARAMS, PARAMS
     slots, states = optimizer.init(PARAMS), expected.init(PARAMS)
     for step in range(4):
-        mine, slots = optimizer.update(gradients(step), slots, mine, step)
-        updates, states = expected.update(gradients(step), states, theirs)
+        mine, slots = update(gradients(step), slots, mine, step)
+        updates, states = expect(gradients(step), states, theirs)
         theirs = optax.apply_updates(theirs, updates)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), mine, theirs)
 
