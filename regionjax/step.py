@@ -91,7 +91,6 @@ def make_train_step(system, optimizer, loss_weights, *, seed, microbatches, shar
       `learning_rate`; i32 `regions` (slots with a supervised token), `bad` (unreadable images),
       `first_example` and `last_example` (of the batch), `skipped`, `skipped_in_row`.
     """
-    step_key = _keys(seed)[1]
     gradient_shardings = optimizer.split(shardings.params)[0]
 
     def part_loss(trainable, frozen, state, batch, rng, totals):
@@ -137,18 +136,18 @@ def make_train_step(system, optimizer, loss_weights, *, seed, microbatches, shar
 
     def train_step(old, batch):
         trainable, frozen = optimizer.split(old.params)
-        rng = jax.random.fold_in(step_key, old.step)
+        rng = jax.random.fold_in(_keys(seed)[1], old.step)
         gradients, loss, means, state, extras = gradient(trainable, frozen, old.state, batch, rng)
         norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        trainable, opt_state = optimizer.update(gradients, old.opt_state, trainable, old.step)
+        moved, opt_state = optimizer.update(gradients, old.opt_state, trainable, old.step)
 
         def keep(new, current):
             return jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, current)
 
         new = TrainState(
             step=old.step + 1,
-            params=optimizer.merge(keep(trainable, optimizer.split(old.params)[0]), frozen),
+            params=optimizer.merge(keep(moved, trainable), frozen),
             state=keep(state, old.state),
             opt_state=keep(opt_state, old.opt_state),
             skipped=old.skipped + ~finite,
@@ -202,7 +201,6 @@ def _parts(batch, count):
 
     Every device holds consecutive rows, so part i takes rows i, i + count, i + 2·count, …
     """
-
     rows = P(None, sharding.BATCH)
 
     def cut(field):
