@@ -25,13 +25,14 @@ def token_nll(hidden, unembedding, target, chunks=1):
     if vocabulary % chunks:
         raise ValueError(f"vocabulary_chunks={chunks} does not divide the vocabulary {vocabulary}")
     dtype = hidden.dtype
+    unembedding = unembedding.astype(dtype)
 
     def part(hidden, rows, first):
         """Of the tokens first, first + chunks, …: log of the summed exponentials; label's logit."""
         logits = jnp.einsum(
             "...td,vd->...tv",
             hidden.astype(dtype),
-            rows.astype(dtype),
+            rows,
             preferred_element_type=jnp.float32,
         )
         logits = constrain(logits, "logits")
