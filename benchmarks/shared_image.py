@@ -1,6 +1,6 @@
 """What one image for many regions buys: training regions a second at R = 8 against R = 1.
 
-    python benchmarks/shared_image.py --config configs/quickstart.py
+    python -m benchmarks.shared_image --config configs/quickstart.py
 
 Both runs use the same model, the same regions and the same number of them a step; at R = 1 every
 region brings its own copy of the image, as codebases do that encode the image once a region. The

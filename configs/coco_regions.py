@@ -41,7 +41,7 @@ def get_config():
                     "stem_patch": 4,
                     "stem_width": 64,
                 },
-                "region": {"cells": 3, "prompt_tokens": 2, "silhouette": 8, "context": 0.5},
+                "region": {"cells": 3, "prompt_tokens": 2, "silhouette": 8, "focus": 16},
                 "decoder": {
                     "vocabulary": 1024,
                     "width": WIDTH,

@@ -56,9 +56,9 @@ def get_config(arg="v5e-256"):
                     "depth": 27,
                     "heads": 16,
                     "mlp_width": 4304,
-                    "remat": "full",
+                    "remat": "matmuls",
                 },
-                "region": {"cells": 3, "prompt_tokens": 4, "silhouette": 8, "context": 0.5},
+                "region": {"cells": 3, "prompt_tokens": 4, "silhouette": 8, "focus": 16},
                 "decoder": {
                     "vocabulary": 257_216,
                     "width": 2048,
@@ -67,7 +67,7 @@ def get_config(arg="v5e-256"):
                     "kv_heads": 1,
                     "head_width": 256,
                     "mlp_width": 16_384,
-                    "remat": "full",
+                    "remat": "matmuls",
                 },
             },
             "data": {

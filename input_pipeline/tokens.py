@@ -77,6 +77,16 @@ class Tokenizer:
         return self._engine.decode(ids, skip_special_tokens=False)
 
 
+def check_size(directory, vocabulary):
+    """Raises DataError unless every token id of the tokenizer there is below `vocabulary`."""
+    size = Tokenizer(directory).size
+    if size > vocabulary:
+        raise DataError(
+            f"{directory} has {size} tokens, the model's vocabulary is {vocabulary}; make it "
+            f"larger, or the tokenizer smaller (data.vocabulary_size)"
+        )
+
+
 def train(texts, vocabulary_size, location_bins, directory):
     """Trains a tokenizer and saves it.
 

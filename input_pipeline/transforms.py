@@ -127,10 +127,12 @@ class EncodeExample(MapWithIndex):
         return chosen
 
     def shown(self, region, rng):
-        """A region as a user might have pointed at it: as its mask, its box, or points in it."""
+        """A region as a user might point at it: its mask, its box, points in it, or nothing."""
         if region.kind == "points" or region is WHOLE_IMAGE:
             return region
-        draw = rng.random()
+        draw = rng.random() - self.data.as_nothing
+        if draw < 0:
+            return WHOLE_IMAGE
         if draw < self.data.as_mask:
             return region
         if draw < self.data.as_mask + self.data.as_box:

@@ -15,7 +15,7 @@ import numpy as np
 from input_pipeline import prepare, tasks
 from input_pipeline.images import decode_image
 from input_pipeline.records import open_records
-from input_pipeline.tokens import Tokenizer
+from input_pipeline.tokens import Tokenizer, check_size
 from input_pipeline.transforms import encode_row, overflow
 from regionjax import checkpoint, report, scoreboard, sharding, workdir
 from regionjax.config import build
@@ -75,6 +75,7 @@ def evaluate(config, folder, *, build_system=systems.build):
 
         # ---- questions -----------------------------------------------------------------------
         prepare.ensure(data, spec, folder / "data")
+        check_size(folder / "data" / "tokenizer", system.vocabulary)
         tokenizer = Tokenizer(folder / "data" / "tokenizer")
         records = {
             source: _drawn(open_records(folder / "data", source, data.eval_split), asked)

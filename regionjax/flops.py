@@ -148,7 +148,8 @@ def regionlm(config, spec):
                 * regions
                 * width
                 * (
-                    pooled * levels * vit.width
+                    pooled * 2 * (levels * vit.width + width)
+                    + 2 * (region.focus**2 * 3 + width)
                     + (geometry + width)
                     + (2 * levels * vit.width + width)
                     + region.prompt_tokens * width

@@ -11,7 +11,7 @@ import gc
 import jax
 from jax.experimental import multihost_utils
 
-from input_pipeline import loader, prepare
+from input_pipeline import loader, prepare, tokens
 from regionjax import checkpoint, parameters, sharding, workdir
 from regionjax.config import build
 from regionjax.journal import log, to_file
@@ -30,7 +30,7 @@ from regionjax.step import (
 from regionjax.systems import system as systems
 
 
-def open_input(data, spec, directory, *, seed, batch_size):
+def open_input(data, spec, directory, *, seed, batch_size, vocabulary):
     """The training batches of a config; prepares the data when that is still to be done.
 
     Args:
@@ -39,6 +39,7 @@ def open_input(data, spec, directory, *, seed, batch_size):
       directory: for records and tokenizer.
       seed: of the stream.
       batch_size: over all processes.
+      vocabulary: of the model.
 
     Returns:
       Iterator over {name: numpy array of this process's images}; get_state, set_state, close.
@@ -47,6 +48,7 @@ def open_input(data, spec, directory, *, seed, batch_size):
         prepare.ensure(data, spec, directory)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("data prepared")
+    tokens.check_size(directory / "tokenizer", vocabulary)
     return loader.training_loader(
         data,
         spec,
@@ -118,7 +120,12 @@ def train(config, folder, *, build_system=systems.build, open_input=open_input, 
 
         # ---- input ---------------------------------------------------------------------------
         batches = open_input(
-            settings.data, spec, folder / "data", seed=seed, batch_size=run.batch_size
+            settings.data,
+            spec,
+            folder / "data",
+            seed=seed,
+            batch_size=run.batch_size,
+            vocabulary=system.vocabulary,
         )
         stack.callback(batches.close)
 

@@ -10,7 +10,7 @@ from input_pipeline.scenes.vocabulary import COLOURS
 RIM = 0.32  # brightness of the rim, of the main colour's
 
 # pattern: length of one period, in radii of the object
-PERIODS = {"striped": 0.62, "dotted": 0.7, "checkered": 0.84}
+PERIODS = {"striped": 0.8, "dotted": 0.74, "checkered": 0.84}
 
 
 def draw(scene, rng):
@@ -46,7 +46,7 @@ def _surface(thing):
 def _pattern(thing, x, y):
     """f32 [h, w] in [0, 1]: how much of the second colour a pixel shows; edges one pixel soft."""
     angle, phase_u, phase_v, scale = thing.accidents[4:]
-    turn = angle * math.pi / (1 if thing.pattern == "striped" else 10)
+    turn = angle * math.pi / 10 + (math.pi / 4 if thing.pattern == "striped" else 0)
     period = PERIODS[thing.pattern] * thing.radius * (1 + 0.08 * scale)
     across, along = math.cos(turn) / period, math.sin(turn) / period
     u = across * x + along * y + phase_u

@@ -14,10 +14,10 @@ class ViTConfig:
     """Sizes of a ViT.
 
     `image_size` and `patch_size` are in pixels; `remat` names a policy, `unroll` is the number of
-    layers a scan step. With `stem_patch` > 0 a patch is embedded in two steps: squares of
-    `stem_patch` pixels by one shared nonlinear layer of `stem_width`, then all of a patch together.
-    Small shared filters learn edges and textures from far fewer images (after Xiao et al. 2021,
-    early convolutions); public checkpoints have none.
+    layers a scan step. With `stem_patch` > 0 there is a stem before the patch embedding: squares of
+    `stem_patch` pixels through one shared nonlinear layer of `stem_width`. Small shared filters
+    learn edges and textures from fewer images (early convolutions, Xiao et al. 2021); public
+    checkpoints have none.
     """
 
     image_size: int

@@ -1,6 +1,6 @@
 """regionlm: ViT, masked region features and a decoder LM over `[P image tokens | R segments]`.
 
-A segment is `[soft prompt, region token, k×k cell tokens, prompt text, target text]`. One pass
+A segment is `[soft prompt, region token, k×k cell tokens, focus token, prompt, target]`. One pass
 encodes the image once and serves all R regions. Three losses: `caption` (text answers), `grounding`
 (location tokens) and `pointing` (a heatmap of the prompt's last token over the image tokens).
 """
@@ -205,6 +205,7 @@ def build(section, spec):
             "embed": embed,
         },
         sharding_rules=SHARDING_RULES,
+        vocabulary=c.decoder.vocabulary,
         flops=lambda: flops.regionlm(c, spec),
     )
 
@@ -229,7 +230,7 @@ SHARDING_RULES = (
     (r"decoder/embedding", P("tensor", "fsdp")),
     (r"decoder/.*scale", P()),
     (r"(connector|pointer_query|pointer_key)/kernel", P("fsdp", None)),
-    (r"region/(geometry_in|geometry_out|projection|prompt_in)/kernel", P(None, "fsdp")),
+    (r"region/((geometry|projection|focus)_(in|out)|prompt_in)/kernel", P(None, "fsdp")),
     (r"region/prompt_out/kernel", P("fsdp", None, None)),
     (r"(region|connector)/.*bias|region/(cell_embedding|prompt_base)", P()),
 )

@@ -24,6 +24,7 @@ class System:
         embed(params, batch) → f32 [B, R, D], the region's vector
       sharding_rules: ((regex, PartitionSpec), …), first match over paths such as
         params/decoder/layers/query/kernel; every path must match, every pattern must be used.
+      vocabulary: V; the token ids of a batch are below it.
       flops: () → flops.Work, what one image costs.
     """
 
@@ -32,6 +33,7 @@ class System:
     loss_names: tuple[str, ...]
     predict: Mapping[str, Callable]
     sharding_rules: tuple
+    vocabulary: int
     flops: Callable
 
 

@@ -77,6 +77,7 @@ def build_system(config, spec):
         loss_names=("caption",),
         predict={"generate": generate, "caption_nll": caption_nll, "heatmap": heatmap},
         sharding_rules=(("word", PartitionSpec("fsdp")),),
+        vocabulary=1000,
         flops=dict,
     )
 

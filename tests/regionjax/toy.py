@@ -105,6 +105,7 @@ def build_system(config, spec):
             ("words/kernel", P("fsdp", "tensor")),
             ("box/kernel", P("tensor", "fsdp")),
         ),
+        vocabulary=1000,
         flops=dict,
     )
 
@@ -153,7 +154,7 @@ def example(spec, seed, index):
     return row
 
 
-def open_input(data, spec, directory, *, seed, batch_size, before=None):
+def open_input(data, spec, directory, *, seed, batch_size, vocabulary, before=None):
     del data, directory
     return Input(spec, seed, batch_size, before=before)
 

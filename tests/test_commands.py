@@ -1,0 +1,157 @@
+"""Every config and every command of the README runs, at a tiny size."""
+
+import json
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+COCO = ROOT.parent / "shared" / "data" / "coco_mini"
+TINY = {
+    "train.steps": 2,
+    "train.batch_size": 4,
+    "evaluate.max_images": 3,
+    "evaluate.batch_size": 2,
+    "evaluate.bootstrap_samples": 20,
+    "evaluate.gallery": 2,
+    "model.vit.depth": 1,
+    "model.vit.unroll": 1,
+    "model.decoder.depth": 1,
+    "model.decoder.unroll": 1,
+}
+SMALL_WORLD = {"data.world.train": 16, "data.world.val": 4, "data.world.test": 4}
+
+
+def run(arguments, **overrides):
+    """Runs `python -m …` in the repository and returns its output; a failure shows it whole."""
+    flags = [f"--config.{name}={value}" for name, value in overrides.items()]
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments, *flags],
+        cwd=ROOT,
+        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def readme_commands():
+    text = (ROOT / "README.md").read_text()
+    blocks = "\n".join(re.findall(r"```\n(.*?)```", text, re.DOTALL)).replace("\\\n", " ")
+    commands = [shlex.split(line) for line in blocks.splitlines() if line.startswith("python ")]
+    assert len(commands) >= 6
+    return [command[2:] for command in commands]
+
+
+def flag(command, name):
+    """The value after --name, or None."""
+    return command[command.index(name) + 1] if name in command else None
+
+
+@pytest.mark.slow
+def test_the_readme_in_the_order_in_which_it_is_read(tmp_path):
+    """Training, overriding, evaluating, preparing: the README's own lines, made small."""
+    for command in readme_commands():
+        if flag(command, "--mode") == "plan":
+            continue  # test_the_readme_plan
+        if command[0] == "input_pipeline.prepare":
+            assert "usage" in run(command).lower()
+            continue
+        folder = pathlib.Path(flag(command, "--workdir"))
+        command[command.index("--workdir") + 1] = str(tmp_path / folder.name)
+        if flag(command, "--config") == "configs/quickstart.py":
+            # The first of two commands on a folder decides its size.
+            world = SMALL_WORLD | {"data.root": tmp_path / "world"}
+            run([part for part in command if ".steps=" not in part], **TINY, **world)
+            report = json.loads((tmp_path / folder.name / "report.json").read_text())
+            assert report["train/steps"] == 2
+            assert (tmp_path / folder.name / "report.html").stat().st_size > 10_000
+        else:
+            assert flag(command, "--config") == "configs/coco_regions.py"
+            if COCO.is_dir():
+                root = [part.replace("=DIR", f"={COCO}") for part in command]
+                run(root, **TINY)
+                report = json.loads((tmp_path / folder.name / "report.json").read_text())
+                assert 0 <= report["region_caption/exact_match"] <= 1
+
+
+@pytest.mark.tpu_compiler
+def test_the_readme_plan():
+    """A slice and a model small enough to compile in seconds; full size: configs/regionlm_2b.py."""
+    pytest.importorskip("libtpu")
+    [command] = [c for c in readme_commands() if flag(c, "--mode") == "plan"]
+    command[command.index("--topology") + 1] = "v5e:2x2"
+    small = {
+        "model.vit.depth": 1,
+        "model.vit.width": 128,
+        "model.vit.heads": 2,
+        "model.vit.mlp_width": 256,
+        "model.decoder.depth": 1,
+        "model.decoder.width": 128,
+        "model.decoder.mlp_width": 256,
+        "model.decoder.vocabulary": 1024,
+        "mesh.data": 1,
+        "mesh.fsdp": 4,
+        "train.batch_size": 4,
+    }
+    assert "fits" in run(command, **small).lower()
+
+
+@pytest.mark.slow
+def test_the_2b_config_trains_on_the_built_in_world(tmp_path):
+    """The same code path with small towers; the world's own tokenizer in place of a public one."""
+    small = {
+        "model.vit.width": 32,
+        "model.vit.heads": 2,
+        "model.vit.mlp_width": 64,
+        "model.decoder.width": 32,
+        "model.decoder.heads": 2,
+        "model.decoder.head_width": 16,
+        "model.decoder.mlp_width": 64,
+        "model.decoder.vocabulary": 4096,
+        "mesh.data": 1,
+        "mesh.fsdp": 1,
+        "train.evaluate_at_end": False,
+    }
+    world = tmp_path / "world"
+    from input_pipeline.scenes.writer import write_world
+
+    write_world(world, seed=0, train=8, val=2, test=2, processes=1, progress=False)
+    (tmp_path / "config.py").write_text(
+        "from regionjax.config import load\n"
+        "def get_config():\n"
+        f"    config = load({str(ROOT / 'configs/regionlm_2b.py')!r})\n"
+        "    config = config.copy_and_resolve_references().unlock()\n"
+        "    config.data.mixture = {'coco': 0.5, 'localized_narratives': 0.5}\n"
+        "    config.data.tokenizer = ''\n"
+        f"    config.data.root = {str(world)!r}\n"
+        "    return config\n"
+    )
+    tiny = {name: value for name, value in TINY.items() if not name.endswith("unroll")}
+    folder = tmp_path / "run"
+    run(
+        ["regionjax.main", "--config", str(tmp_path / "config.py"), "--workdir", str(folder)],
+        **(tiny | small),
+    )
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 2
+
+
+def test_every_config_is_tried_here():
+    tried = pathlib.Path(__file__).read_text()
+    for config in (ROOT / "configs").glob("*.py"):
+        assert f"configs/{config.name}" in tried, f"no test runs {config.name}"
+
+
+def test_the_readme_lists_every_file_of_the_library():
+    readme = (ROOT / "README.md").read_text()
+    for folder in ("regionjax", "input_pipeline", "configs"):
+        for file in (ROOT / folder).rglob("*.py"):
+            if file.name != "__init__.py":
+                assert file.name in readme, f"the README's tree lacks {file.relative_to(ROOT)}"
