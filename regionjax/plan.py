@@ -142,6 +142,7 @@ def _print_parameters(program):
     places = jax.tree.map(lambda array: array.sharding, params)
     for line in parameters.summarize(params, places, program.optimizer, program.dropped):
         print(line)
+    print(f"{sum(array.size for array in jax.tree.leaves(params)):,} parameters in all")
 
 
 def _print_work(program, one):
@@ -229,7 +230,7 @@ def _hints(config, program, chip, num_slices):
         parts = run.microbatches * (2 if images % 2 == 0 else images)
         hints.append(f"--config.train.microbatches={parts}: fewer images at a time, same result")
     for name, chunks in model.items():
-        if name.endswith("vocabulary_chunks"):
+        if name.endswith("vocabulary_chunks") and program.system.vocabulary % (2 * chunks) == 0:
             hints.append(f"--config.model.{name}={2 * chunks}: fewer logits at a time")
     if mesh.shape["data"] > num_slices:
         axes = f"--config.mesh.data={num_slices} --config.mesh.fsdp=-1"
