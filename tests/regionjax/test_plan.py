@@ -49,8 +49,9 @@ def test_a_small_program_fits(capsys):
     said = capsys.readouterr().out
     value = lambda name: float(re.search(rf"{name} +(-?[\d,.]+)", said)[1].replace(",", ""))  # noqa: E731
     assert "toy on v5e:2x2: 4 chips, mesh data=1 fsdp=4 tensor=1" in said
-    # A tower of 4·4 pixels and 3 colours to 32, 16 words, a box.
-    assert f"{(19 * 32 + 32) + 32 * 16 + 32 * 4:,} parameters in all" in said
+    # A tower over 4·4 pixels and 3 colours with a bias, words, a box.
+    count = (19 + 1 + toy.VOCABULARY + 4) * toy.WIDTH
+    assert f"{count:,} parameters in all" in said
     assert value("images") == 32
     assert re.search(r"regions +96 +24.0", said)
     assert re.search(r"tokens +320 +80.0", said)
