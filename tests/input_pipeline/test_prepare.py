@@ -7,7 +7,7 @@ import os
 import signal
 
 import pytest
-from conftest import write_folder
+from data_folder import write_folder
 
 from input_pipeline import prepare
 from input_pipeline.data_config import DataConfig, WorldConfig

@@ -7,7 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import SIZE, narrative, write_json
+from data_folder import SIZE, narrative, write_json
 
 from input_pipeline import sources
 from input_pipeline.errors import DataError
