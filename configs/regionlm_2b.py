@@ -15,10 +15,10 @@ slice runs the same command. What a step needs can be seen without any TPU:
 Compiled (jax 0.10.2, libtpu 0.0.42; nothing was run), memory a chip:
 
     slice       images a step   arguments   temporaries    sum       of          compile, 2 cores
-    v5e:16x16            1024     0.3 GiB       6.1 GiB    6.5 GiB   15.75 GiB   about 4 minutes
+    v5e:16x16            1024     0.3 GiB       6.2 GiB    6.6 GiB   15.75 GiB   about 5 minutes
     v6e:4x4               128     2.2 GiB      13.1 GiB   15.4 GiB   31.25 GiB   about 8 minutes
 
-With remat=full in place of matmuls (vit and decoder) the first takes 1.9 GiB.
+With remat=full in place of matmuls (vit and decoder) the first took about 1.9 GiB.
 
 Data: `data/coco` in COCO's layout with Localized Narratives and RefCOCO beside it (see
 input_pipeline/sources), and `data/tokenizer`, a Hugging Face tokenizer directory of at most
