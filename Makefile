@@ -14,9 +14,9 @@ quickstart: $(VENV)/installed  ## write the built-in world, train, evaluate, dra
 	@echo "The report is $(CURDIR)/runs/quickstart/report.html"
 
 test: $(VENV)/installed lint  ## lint and tests with the run-time packages
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -q -m "not tpu_compiler"
+	JAX_PLATFORMS=cpu $(RUN) -m pytest -q -m "not tpu_compiler and not torch"
 
-test-all: $(VENV)/installed-all lint  ## the same, and what needs the TPU compiler
+test-all: $(VENV)/installed-all lint  ## the same, and what needs PyTorch or the TPU compiler
 	JAX_PLATFORMS=cpu $(RUN) -m pytest -q
 
 lint: $(VENV)/installed
