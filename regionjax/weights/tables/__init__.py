@@ -1,0 +1,1 @@
+"""Names of public checkpoints' tensors, one file an architecture."""
