@@ -56,20 +56,27 @@ def _grouped(q, kv_heads):
     return q.reshape(*q.shape[:-2], kv_heads, q.shape[-2] // kv_heads, q.shape[-1])
 
 
-def attend(q, k, v, mask=None):
+def attend(q, k, v, mask=None, bias=None, scale=None):
     """Plain attention, softmax in float32.
 
     Args:
       q: [B, S, N, H]; k, v: [B, T, K, H] with N a multiple of K (grouped key-value heads).
-      mask: bool, broadcastable to [S, T]; True where attention is allowed.
+      mask: bool, broadcastable to [S, T] or, with three dimensions, to [B, S, T]; True where
+        attention is allowed.
+      bias: f32, broadcastable to [N, S, T], added to the scores.
+      scale: of the scores; H^-1/2 unless given.
 
     Returns:
       [B, S, N, H]
     """
-    q = _grouped(q * q.shape[-1] ** -0.5, k.shape[-2])
+    heads, kv_heads, width = q.shape[-2], k.shape[-2], q.shape[-1]
+    q = _grouped(q * (width**-0.5 if scale is None else scale), kv_heads)
     scores = jnp.einsum("bskgh,btkh->bkgst", q, k, preferred_element_type=jnp.float32)
+    if bias is not None:
+        bias = jnp.broadcast_to(bias, (heads, *bias.shape[1:]))
+        scores += bias.reshape(kv_heads, -1, *bias.shape[1:])
     if mask is not None:
-        scores = jnp.where(mask, scores, MASKED)
+        scores = jnp.where(mask if mask.ndim < 3 else mask[:, None, None], scores, MASKED)
     weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
     out = jnp.einsum("bkgst,btkh->bskgh", weights, v)
     return constrain(out.reshape(*out.shape[:2], -1, out.shape[-1]), "heads")

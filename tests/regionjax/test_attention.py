@@ -41,6 +41,20 @@ def test_attend_is_masked_softmax_attention(qkv):
     np.testing.assert_allclose(got, dense_reference(*qkv, mask), rtol=0, atol=2e-6)
 
 
+def test_bias_scale_and_a_mask_an_image(qkv):
+    rng = np.random.default_rng(3)
+    s = P + R * L
+    bias, mask = rng.normal(size=(N, s, s)), rng.random((2, 1, s)) < 0.7
+    got = attention.attend(*(np.float32(t) for t in qkv), mask, np.float32(bias), scale=0.9)
+    q, k, v = qkv
+    for b in range(2):
+        for n in range(N):
+            scores = 0.9 * q[b, :, n] @ k[b, :, n * K // N].T + bias[n]
+            weights = np.exp(np.where(mask[b], scores, -np.inf))
+            expected = weights / weights.sum(-1, keepdims=True) @ v[b, :, n * K // N]
+            np.testing.assert_allclose(got[b, :, n], expected, rtol=0, atol=4e-6)
+
+
 def test_attend_segments_is_the_dense_mask_without_its_empty_blocks(qkv):
     expected = dense_reference(*qkv, attention.segment_mask(P, R, L))
     q, k, v = (np.float32(t) for t in qkv)

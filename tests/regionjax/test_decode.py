@@ -67,16 +67,17 @@ def test_greedy_takes_the_best_token_each_time():
 
 
 @pytest.mark.parametrize("penalty", [0.0, 1.0])
-def test_wide_beam_search_finds_the_best_of_all_ended_sequences(penalty):
+def test_wide_beam_search_finds_the_best_of_all_sequences(penalty):
     got = run(method="beam", beams=V**2, length_penalty=penalty)
     for b, r in itertools.product(range(B), range(R)):
-        ended = []
+        scored = []
         for length in range(1, STEPS + 1):
             body = [t for t in range(V) if t != EOS]
             for prefix in itertools.product(body, repeat=length - 1):
-                tokens = [*prefix, EOS]
-                ended.append((log_probability(b, r, tokens) / length**penalty, tokens))
-        best = max(ended)[1]
+                for last in range(V) if length == STEPS else [EOS]:  # it may also fill the length
+                    tokens = [*prefix, last]
+                    scored.append((log_probability(b, r, tokens) / length**penalty, tokens))
+        best = max(scored)[1]
         assert got[b, r].tolist() == best + [0] * (STEPS - len(best))
 
 
