@@ -84,6 +84,11 @@ def fit(spec, shape, sizes):
     return P(*entries), dropped
 
 
+def prefixed(rules, scope):
+    """The rules of a part of a model, for the parameters below `scope`, such as "vit/"."""
+    return tuple((scope + pattern, spec) for pattern, spec in rules)
+
+
 def batch_sharding(mesh):
     """Images shared out over the `data` and `fsdp` axes, everything else of a batch whole."""
     return NamedSharding(mesh, P(BATCH))

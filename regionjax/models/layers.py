@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from regionjax.config import nearest
+
 # What the backward pass keeps of a layer. Everything else is computed again.
 REMAT_POLICIES = {
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -17,6 +19,12 @@ REMAT_POLICIES = {
     ),
 }
 
+ACTIVATIONS = {
+    "gelu": functools.partial(nn.gelu, approximate=False),
+    "gelu_tanh": nn.gelu,
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+}
+
 point = checkpoint_name  # point(x, "query"): a name that the policies above can refer to
 
 
@@ -24,6 +32,12 @@ def check_remat(name):
     """Raises ValueError unless `name` is "none" or a key of REMAT_POLICIES."""
     if name != "none" and name not in REMAT_POLICIES:
         raise ValueError(f"remat={name!r}; known: none, {', '.join(REMAT_POLICIES)}")
+
+
+def check_activation(name):
+    """Raises ValueError unless `name` is a key of ACTIVATIONS."""
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation={name!r}{nearest(name, ACTIVATIONS)}")
 
 
 def stack(block, layers, remat, broadcast, unroll=1):
