@@ -94,12 +94,24 @@ def attention(pairs, heads, head_width):
     return 2 * 2 * heads * head_width * pairs
 
 
-def embedding(vit):
-    """From pixels to patches, in one step or two, forward."""
-    if not vit.stem_patch:
-        return 2 * vit.image_size**2 * 3 * vit.width
-    squares = (vit.image_size // vit.stem_patch) ** 2
-    return 2 * (vit.image_size**2 * 3 + squares * vit.width) * vit.stem_width
+def vit(config, image_size, name, parameters):
+    """The Part that models/vit.py is, without an attention pool.
+
+    Args:
+      config: ViTConfig; image_size: of the images, which may differ from the config's.
+      name, parameters: of the Part.
+    """
+    c, patches = config, (image_size // config.patch_size) ** 2
+    tokens, head_width = patches + len(c.prefix), c.width // c.heads
+    pixels = patches * c.patch_size**2 * 3
+    if c.stem_patch:
+        squares = patches * (c.patch_size // c.stem_patch) ** 2
+        embedding = 2 * (pixels + squares * c.width) * c.stem_width
+    else:
+        embedding = 2 * pixels * c.width
+    layers = c.depth * layer(tokens, c.width, c.heads, c.heads, head_width, c.mlp_width, 2)
+    scores = c.depth * attention(tokens**2, c.heads, head_width)
+    return Part(name, parameters, (), products=embedding + layers, scores=scores)
 
 
 def regionlm(config, spec):
@@ -108,13 +120,14 @@ def regionlm(config, spec):
     Args:
       config: RegionLMConfig; spec: BatchSpec.
     """
-    vit, region, decoder = config.vit, config.region, config.decoder
-    patches, regions, width = vit.patches, spec.regions, decoder.width
+    tower, region, decoder = config.vit, config.region, config.decoder
+    patches = (spec.image_size // tower.patch_size) ** 2
+    regions, width = spec.regions, decoder.width
     length = region.slots + spec.text_length - 1
     levels = 2  # of the vision tower: first and last
     pooled = 1 + region.cells**2
     geometry = geometry_size(spec.points, region.silhouette)
-    before = ("params/vit/", "params/region/", "params/connector/")
+    before = ("params/vit/", "params/region/", "params/connector/", "params/embedding_norm/")
     return Work(
         tokens={
             "image": patches,
@@ -122,39 +135,23 @@ def regionlm(config, spec):
             "text": regions * (spec.text_length - 1),
         },
         parts=(
-            Part(
-                "vit",
-                ("params/vit/",),
-                (),
-                products=embedding(vit)
-                + vit.depth
-                * layer(
-                    patches,
-                    vit.width,
-                    vit.heads,
-                    vit.heads,
-                    vit.width // vit.heads,
-                    vit.mlp_width,
-                    2,
-                ),
-                scores=vit.depth * attention(patches**2, vit.heads, vit.width // vit.heads),
-            ),
+            vit(tower, spec.image_size, "vit", ("params/vit/",)),
             Part(
                 "regions",
-                ("params/region/", "params/connector/"),
+                ("params/region/", "params/connector/", "params/embedding_norm/"),
                 ("params/vit/",),
-                products=2 * patches * levels * vit.width * width
+                products=2 * patches * levels * tower.width * width
                 + 2
                 * regions
                 * width
                 * (
-                    pooled * 2 * (levels * vit.width + width)
+                    pooled * 2 * (levels * tower.width + width)
                     + 2 * (region.focus**2 * 3 + width)
                     + (geometry + width)
-                    + (2 * levels * vit.width + width)
+                    + (2 * levels * tower.width + width)
                     + region.prompt_tokens * width
                 ),
-                scores=2 * regions * pooled * patches * levels * vit.width,
+                scores=2 * regions * pooled * patches * levels * tower.width,
             ),
             Part(
                 "decoder",

@@ -1,4 +1,4 @@
-"""How intervals of [0, 1] cover the cells of a regular grid; areas instead of sampling."""
+"""Regular grids: how intervals of [0, 1] cover their cells, and from one size to another."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -28,3 +28,22 @@ def downsample_weights(grid, size):
     weights = np.minimum(edges[1:, None], pixel + 1) - np.maximum(edges[:-1, None], pixel)
     weights = np.clip(weights, 0, 1)
     return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)
+
+
+def bicubic_weights(size, bins):
+    """Sampling matrix along one axis, numpy f32 [size, bins]; each row sums to 1.
+
+    PyTorch's `interpolate(mode="bicubic", align_corners=False)`: the cubic kernel with a = -0.75
+    (Keys' own, which jax.image.resize uses, has -0.5) and edges repeated beyond the grid.
+    """
+    a = -0.75
+    centre = (np.arange(size) + 0.5) * (bins / size) - 0.5
+    nearest = np.floor(centre).astype(int)
+    weights = np.zeros((size, bins))
+    for step in (-1, 0, 1, 2):
+        x = np.abs(centre - (nearest + step))
+        near = ((a + 2) * x - (a + 3)) * x * x + 1
+        far = ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+        index = np.clip(nearest + step, 0, bins - 1)
+        weights[np.arange(size), index] += np.where(x <= 1, near, far)
+    return weights.astype(np.float32)

@@ -1,23 +1,54 @@
-"""Vision Transformer (Dosovitskiy et al. 2021): pre-norm blocks over square patches."""
+"""Vision Transformer (Dosovitskiy et al. 2021): pre-norm blocks over square patches.
+
+One file is, by configuration, DeiT and ALBEF's ViT, CLIP, EVA-CLIP as in BLIP-2 and InstructBLIP,
+SigLIP and SigLIP 2; `PRESETS` has their published sizes, regionjax/weights/tables/vit.py their
+tensors' names.
+"""
 
 import dataclasses
+import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec as P
 
+from regionjax.config import nearest
+from regionjax.grid import bicubic_weights
 from regionjax.models import attention, layers
 from regionjax.sharding import constrain
+
+# Mean and deviation of the pixels in 0…1 that a public tower was trained with.
+HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+CLIP = {
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+}
+INTERPOLATIONS = ("none", "bicubic", "bilinear")
 
 
 @dataclasses.dataclass(frozen=True)
 class ViTConfig:
     """Sizes of a ViT.
 
-    `image_size` and `patch_size` are in pixels; `remat` names a policy, `unroll` is the number of
-    layers a scan step. With `stem_patch` > 0 there is a stem before the patch embedding: squares of
-    `stem_patch` pixels through one shared nonlinear layer of `stem_width`. Small shared filters
-    learn edges and textures from fewer images (early convolutions, Xiao et al. 2021); public
-    checkpoints have none.
+    Attributes:
+      image_size: side in pixels of the images that the position table is made for. What is left
+        over beyond whole patches is not seen, as with a strided convolution.
+      class_token, distillation_token: tokens before the patches, in this order.
+      patch_bias: whether the patch embedding has one.
+      pre_norm: a LayerNorm between embedding and layers (CLIP).
+      attention_pool: SigLIP's head, one vector an image.
+      activation: a key of layers.ACTIVATIONS.
+      interpolation: how the position table follows images of another size, square or not. "none":
+        they are an error. "bicubic": as torch does it (a = -0.75), what all public towers of one
+        size use. "bilinear": averaged over the area when shrinking (SigLIP 2 of any aspect ratio).
+      mean, std: of pixels in 0…1.
+      remat: a key of layers.REMAT_POLICIES or "none"; unroll: layers a scan step.
+      stem_patch: with more than 0, squares of so many pixels go through one shared nonlinear layer
+        of `stem_width` before the patch embedding. Small shared filters learn edges and textures
+        from fewer images (early convolutions, Xiao et al. 2021); public checkpoints have none.
     """
 
     image_size: int
@@ -26,6 +57,16 @@ class ViTConfig:
     depth: int
     heads: int
     mlp_width: int
+    class_token: bool = False
+    distillation_token: bool = False
+    patch_bias: bool = True
+    pre_norm: bool = False
+    attention_pool: bool = False
+    activation: str = "gelu_tanh"
+    norm_epsilon: float = 1e-6
+    interpolation: str = "none"
+    mean: tuple[float, float, float] = HALF["mean"]
+    std: tuple[float, float, float] = HALF["std"]
     remat: str = "none"
     unroll: int = 1
     stem_patch: int = 0
@@ -33,9 +74,14 @@ class ViTConfig:
 
     def __post_init__(self):
         layers.check_remat(self.remat)
-        if self.image_size % self.patch_size:
+        layers.check_activation(self.activation)
+        if self.interpolation not in INTERPOLATIONS:
             raise ValueError(
-                f"image_size {self.image_size} is not a multiple of patch_size {self.patch_size}"
+                f"interpolation={self.interpolation!r}{nearest(self.interpolation, INTERPOLATIONS)}"
+            )
+        if self.image_size < self.patch_size:
+            raise ValueError(
+                f"image_size {self.image_size} is less than one patch of {self.patch_size}"
             )
         if self.stem_patch and (self.patch_size % self.stem_patch or self.stem_width < 1):
             raise ValueError(
@@ -44,39 +90,74 @@ class ViTConfig:
             )
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"mean {self.mean} and std {self.std} must be three numbers, std > 0")
 
     @property
     def grid(self):
-        """Patches a side: h = w."""
+        """Patches a side in the position table."""
         return self.image_size // self.patch_size
 
     @property
-    def patches(self):
-        """P"""
-        return self.grid**2
+    def prefix(self):
+        """Names of the tokens before the patches."""
+        names = ("class_token", "distillation_token")
+        return tuple(name for name in names if getattr(self, name))
 
 
-class Block(nn.Module):
-    """One encoder layer: x += attention(norm(x)); x += mlp(norm(x)), with LayerNorm and GELU."""
+def _preset(image_size, patch_size, width, depth, heads, mlp_width, **more):
+    more = {"interpolation": "bicubic", "activation": "gelu", **more}
+    return ViTConfig(image_size, patch_size, width, depth, heads, mlp_width, **more)
 
-    config: ViTConfig
-    dtype: jnp.dtype
 
-    @nn.compact
-    def __call__(self, x, _):
-        c, dense = self.config, layers.dense
-        y = nn.LayerNorm(dtype=self.dtype, name="attention_norm")(x)
-        heads = (c.heads, c.width // c.heads)
-        q = layers.point(dense(heads, self.dtype)(name="query")(y), "query")
-        k = layers.point(dense(heads, self.dtype)(name="key")(y), "key")
-        v = layers.point(dense(heads, self.dtype)(name="value")(y), "value")
-        y = attention.attend(*(constrain(t, "heads") for t in (q, k, v)))
-        y = dense(c.width, self.dtype, inputs=2)(name="attention_out")(y)
-        x = constrain(x + layers.point(y, "attention_out"), "tokens")
-        y = nn.LayerNorm(dtype=self.dtype, name="mlp_norm")(x)
-        y = layers.point(dense(c.mlp_width, self.dtype)(name="mlp_up")(y), "mlp_up")
-        y = dense(c.width, self.dtype)(name="mlp_out")(nn.gelu(constrain(y, "hidden")))
-        return constrain(x + layers.point(y, "mlp_out"), "tokens"), None
+_deit = functools.partial(_preset, 224, 16, 768, 12, 12, 3072, class_token=True)
+_clip = functools.partial(
+    _preset,
+    **CLIP,
+    class_token=True,
+    patch_bias=False,
+    pre_norm=True,
+    activation="quick_gelu",
+    norm_epsilon=1e-5,
+)
+_so400m = functools.partial(
+    _preset,
+    patch_size=14,
+    width=1152,
+    depth=27,
+    heads=16,
+    mlp_width=4304,
+    attention_pool=True,
+    activation="gelu_tanh",
+)
+
+# By the names of the public checkpoints.
+PRESETS = {
+    "deit-base-patch16-224": _deit(norm_epsilon=1e-12, **IMAGENET),
+    "deit-base-distilled-patch16-224": _deit(
+        norm_epsilon=1e-12, distillation_token=True, **IMAGENET
+    ),
+    "albef-base-patch16-256": dataclasses.replace(_deit(**CLIP), image_size=256),
+    "clip-vit-base-patch16": _clip(224, 16, 768, 12, 12, 3072),
+    "clip-vit-large-patch14": _clip(224, 14, 1024, 24, 16, 4096),
+    "clip-vit-large-patch14-336": _clip(336, 14, 1024, 24, 16, 4096),
+    "eva-clip-g-patch14-224": _preset(224, 14, 1408, 39, 16, 6144, class_token=True, **CLIP),
+    "siglip-so400m-patch14-224": _so400m(224),
+    "siglip-so400m-patch14-384": _so400m(384),
+    "siglip2-so400m-patch14-224": _so400m(224),
+    "siglip2-so400m-patch14-384": _so400m(384),
+}
+
+
+def interpolate(table, grid, shape, method):
+    """Position table f32 [grid², D] → [h·w, D] for the patches of another image."""
+    square = table.reshape(grid, grid, -1)
+    if method == "bilinear":
+        new = jax.image.resize(square, (*shape, square.shape[-1]), "linear")
+    else:
+        rows, columns = (bicubic_weights(size, grid) for size in shape)
+        new = jnp.einsum("hm,mnd,wn->hwd", rows, square, columns, precision="highest")
+    return new.reshape(-1, table.shape[-1])
 
 
 def squares(x, size):
@@ -86,36 +167,142 @@ def squares(x, size):
     return x.reshape(batch, height // size, width // size, -1)
 
 
-class ViT(nn.Module):
-    """uint8 image [B, S, S, 3] → features of two levels, patches in row-major order.
+def _norm(config, dtype, name):
+    return nn.LayerNorm(epsilon=config.norm_epsilon, dtype=dtype, name=name)
 
-    Returns:
-      features [B, P, D] after the last layer, and embedding [B, P, D] before the first, both
-      normalised. The embedding still knows the colours and textures of its own pixels.
+
+def _mlp(config, dtype, x):
+    """MLP(norm(x)), of the module that calls it."""
+    y = _norm(config, dtype, "mlp_norm")(x)
+    y = layers.point(layers.dense(config.mlp_width, dtype)(name="mlp_up")(y), "mlp_up")
+    y = layers.ACTIVATIONS[config.activation](constrain(y, "hidden"))
+    return layers.dense(config.width, dtype)(name="mlp_out")(y)
+
+
+class Block(nn.Module):
+    """One encoder layer: x += attention(norm(x)); x += MLP(norm(x))."""
+
+    config: ViTConfig
+    dtype: jnp.dtype
+    keep: bool  # whether the hidden states are an output of their own
+
+    @nn.compact
+    def __call__(self, x, _):
+        c, dense = self.config, layers.dense
+        y = _norm(c, self.dtype, "attention_norm")(x)
+        heads = (c.heads, c.width // c.heads)
+        q = layers.point(dense(heads, self.dtype)(name="query")(y), "query")
+        k = layers.point(dense(heads, self.dtype)(name="key")(y), "key")
+        v = layers.point(dense(heads, self.dtype)(name="value")(y), "value")
+        y = attention.attend(*(constrain(t, "heads") for t in (q, k, v)))
+        y = dense(c.width, self.dtype, inputs=2)(name="attention_out")(y)
+        x = constrain(x + layers.point(y, "attention_out"), "tokens")
+        y = _mlp(c, self.dtype, x)
+        x = constrain(x + layers.point(y, "mlp_out"), "tokens")
+        return x, x if self.keep else None
+
+
+class AttentionPool(nn.Module):
+    """SigLIP's head: a learnt probe attends to all tokens, then an MLP. [B, S, D] → [B, D]."""
+
+    config: ViTConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x):
+        c, dense = self.config, layers.dense
+        heads = (c.heads, c.width // c.heads)
+        probe = self.param("probe", nn.initializers.normal(0.02), (c.width,))
+        q = dense(heads, self.dtype)(name="query")(probe[None, None])
+        q = jnp.broadcast_to(q, (x.shape[0], *q.shape[1:]))
+        k = dense(heads, self.dtype)(name="key")(x)
+        v = dense(heads, self.dtype)(name="value")(x)
+        y = attention.attend(*(constrain(t, "heads") for t in (q, k, v)))
+        x = dense(c.width, self.dtype, inputs=2)(name="attention_out")(y)
+        return (x + _mlp(c, self.dtype, x))[:, 0]
+
+
+class ViT(nn.Module):
+    """uint8 image [B, H, W, 3] → (features [B, S, D], intermediates).
+
+    S = tokens before the patches + P patches in row-major order; features are those of the last
+    layer, normalised. Of `intermediates`:
+      embedding [B, S, D]: what the first layer sees.
+      pooled [B, D]: with `attention_pool`.
+      hidden [layers, B, S, D]: what each layer returns, when `keep_hidden` asks for it.
     """
 
     config: ViTConfig
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, image):
+    def __call__(self, image, keep_hidden=False):
         c = self.config
-        if image.shape[1:] != (c.image_size, c.image_size, 3):
-            raise ValueError(
-                f"image is {list(image.shape)}, expected [B, {c.image_size}, {c.image_size}, 3]"
-            )
-        x = image.astype(self.dtype) / 127.5 - 1.0
+        self._check(image)
+        tokens = embedding = self._embed(image)
+        tokens, hidden = layers.stack(Block, c.depth, c.remat, broadcast=0, unroll=c.unroll)(
+            c, self.dtype, keep_hidden, name="layers"
+        )(tokens, None)
+        features = _norm(c, self.dtype, "norm")(tokens)
+        intermediates = {"embedding": embedding}
+        if c.attention_pool:
+            intermediates["pooled"] = AttentionPool(c, self.dtype, name="pool")(features)
+        if keep_hidden:
+            intermediates["hidden"] = hidden
+        return features, intermediates
+
+    def _embed(self, image):
+        """From pixels to tokens with positions: [B, S, D]."""
+        c = self.config
+        side, shape = c.patch_size, tuple(size // c.patch_size for size in image.shape[1:3])
+        image = image[:, : shape[0] * side, : shape[1] * side]
+        mean, std = np.float32(c.mean), np.float32(c.std)
+        x = (image * (1 / (255 * std)) - mean / std).astype(self.dtype)
         if c.stem_patch:
-            x = squares(x, c.stem_patch)
-            x = nn.gelu(layers.dense(c.stem_width, self.dtype)(name="stem")(x))
-        x = squares(x, x.shape[1] // c.grid).reshape(x.shape[0], c.patches, -1)
-        x = layers.dense(c.width, self.dtype)(name="patch_embedding")(x)
+            x = layers.dense(c.stem_width, self.dtype)(name="stem")(squares(x, c.stem_patch))
+            x = nn.gelu(x)
+        x = squares(x, x.shape[1] // shape[0]).reshape(x.shape[0], shape[0] * shape[1], -1)
+        x = layers.dense(c.width, self.dtype, bias=c.patch_bias)(name="patch_embedding")(x)
+        for name in reversed(c.prefix):
+            token = self.param(name, nn.initializers.normal(0.02), (c.width,))
+            token = jnp.broadcast_to(token.astype(self.dtype), (x.shape[0], 1, c.width))
+            x = jnp.concatenate([token, x], axis=1)
         position = self.param(
-            "position_embedding", nn.initializers.normal(0.02), (c.patches, c.width)
+            "position_embedding",
+            nn.initializers.normal(0.02),
+            (len(c.prefix) + c.grid**2, c.width),
         )
+        if shape != (c.grid, c.grid):
+            before, square = jnp.split(position, [len(c.prefix)])
+            square = interpolate(square, c.grid, shape, c.interpolation)
+            position = jnp.concatenate([before, square])
         x = constrain(x + position.astype(self.dtype), "tokens")
-        embedding = nn.LayerNorm(dtype=self.dtype, name="embedding_norm")(x)
-        x, _ = layers.stack(Block, c.depth, c.remat, broadcast=0, unroll=c.unroll)(
-            c, self.dtype, name="layers"
-        )(x, None)
-        return nn.LayerNorm(dtype=self.dtype, name="norm")(x), embedding
+        return _norm(c, self.dtype, "pre_norm")(x) if c.pre_norm else x
+
+    def _check(self, image):
+        c = self.config
+        height, width, channels = image.shape[1:]
+        if c.interpolation == "none" and (height, width, channels) != (*[c.image_size] * 2, 3):
+            raise ValueError(
+                f"image is {list(image.shape)}, expected [B, {c.image_size}, {c.image_size}, 3]; "
+                'interpolation="bicubic" takes other sizes'
+            )
+        if min(height, width) < c.patch_size or channels != 3:
+            raise ValueError(
+                f"image is {list(image.shape)}, expected [B, H, W, 3] with sides of at least one "
+                f"patch of {c.patch_size}"
+            )
+
+
+# Paths are those of a ViT's own parameters; axis 0 of everything under `layers` is the layer. The
+# pool shares the row of the patch embedding, so that a tower without it has no idle row.
+SHARDING_RULES = (
+    (r"layers/(query|key|value)/kernel", P(None, "fsdp", "tensor", None)),
+    (r"layers/(query|key|value)/bias", P(None, "tensor", None)),
+    (r"layers/attention_out/kernel", P(None, "tensor", None, "fsdp")),
+    (r"layers/mlp_up/kernel", P(None, "fsdp", "tensor")),
+    (r"layers/mlp_up/bias", P(None, "tensor")),
+    (r"layers/mlp_out/kernel", P(None, "tensor", "fsdp")),
+    (r"((stem|patch_embedding|pool/.*)/kernel|position_embedding)", P(None, "fsdp")),
+    (r".*(token|probe|bias|scale)", P()),
+)

@@ -19,7 +19,9 @@ from regionjax.losses import caption, pointing
 from regionjax.models import layers
 from regionjax.models.decoder import Decoder, DecoderConfig
 from regionjax.models.region_features import RegionConfig, RegionEncoder
+from regionjax.models.vit import SHARDING_RULES as VIT_RULES
 from regionjax.models.vit import ViT, ViTConfig
+from regionjax.sharding import prefixed
 from regionjax.systems.system import System
 
 
@@ -42,6 +44,7 @@ class RegionLM(nn.Module):
     def setup(self):
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         self.vit = ViT(c.vit, dtype)
+        self.embedding_norm = nn.LayerNorm(dtype=dtype)
         self.region = RegionEncoder(c.region, c.decoder.width, dtype)
         self.connector = layers.dense(c.decoder.width, dtype)()
         self.decoder = Decoder(c.decoder, dtype)
@@ -49,8 +52,15 @@ class RegionLM(nn.Module):
         self.pointer_key = layers.dense(c.decoder.width, dtype, bias=False)()
 
     def encode(self, batch, alpha):
-        """Image tokens [B, P, D], region slots [B, R, slots, D] and z [B, R, 2·Dv]."""
-        features = jnp.concatenate(self.vit(batch["image"]), axis=-1)  # both levels, [B, P, 2·Dv]
+        """Image tokens [B, P, D], region slots [B, R, slots, D] and z [B, R, 2·Dv].
+
+        Two levels of the tower side by side: the last, and the first, which still knows the colours
+        and textures of its own pixels.
+        """
+        last, between = self.vit(batch["image"])
+        first = self.embedding_norm(between["embedding"])
+        before = len(self.config.vit.prefix)
+        features = jnp.concatenate([last, first], axis=-1)[:, before:]  # [B, P, 2·Dv]
         slots, z = self.region(features, batch, alpha)
         return self.connector(features), slots, z
 
@@ -125,6 +135,21 @@ def no_context(batch):
     return jnp.zeros(batch["region_box"].shape[:2], jnp.float32)
 
 
+def _check_image(vit, image_size):
+    """Regions are pooled from patches, so patches must fill the image."""
+    if vit.interpolation == "none" and vit.image_size != image_size:
+        raise ConfigError(
+            f"config.model.vit.image_size = {vit.image_size}, "
+            f"but config.batch.image_size = {image_size}, and "
+            "config.model.vit.interpolation = 'none'"
+        )
+    if image_size % vit.patch_size:
+        raise ConfigError(
+            f"config.batch.image_size = {image_size} is not a multiple of "
+            f"config.model.vit.patch_size = {vit.patch_size}"
+        )
+
+
 def build(section, spec):
     """System from `config.model`.
 
@@ -136,13 +161,9 @@ def build(section, spec):
       ConfigError: model and batch disagree.
     """
     c = build_config(RegionLMConfig, section, "config.model")
-    if c.vit.image_size != spec.image_size:
-        raise ConfigError(
-            f"config.model.vit.image_size = {c.vit.image_size}, "
-            f"but config.batch.image_size = {spec.image_size}"
-        )
+    _check_image(c.vit, spec.image_size)
     network = RegionLM(c)
-    grid = c.vit.grid
+    grid = spec.image_size // c.vit.patch_size
 
     def init(rng, batch):
         alpha = no_context(batch)
@@ -213,16 +234,7 @@ def build(section, spec):
 # Axis 0 of everything under `layers` is the layer. Widths are split over fsdp, heads, hidden units
 # and the vocabulary over tensor; vectors are small and replicated.
 SHARDING_RULES = (
-    (r"vit/layers/(query|key|value)/kernel", P(None, "fsdp", "tensor", None)),
-    (r"vit/layers/(query|key|value)/bias", P(None, "tensor", None)),
-    (r"vit/layers/attention_out/kernel", P(None, "tensor", None, "fsdp")),
-    (r"vit/layers/mlp_up/kernel", P(None, "fsdp", "tensor")),
-    (r"vit/layers/mlp_up/bias", P(None, "tensor")),
-    (r"vit/layers/mlp_out/kernel", P(None, "tensor", "fsdp")),
-    (r"vit/layers/.*(bias|scale)", P()),
-    (r"vit/(stem|patch_embedding)/kernel", P(None, "fsdp")),
-    (r"vit/position_embedding", P(None, "fsdp")),
-    (r"vit/(stem/bias|patch_embedding/bias|(embedding_norm|norm)/(bias|scale))", P()),
+    *prefixed(VIT_RULES, "vit/"),
     (r"decoder/layers/(query|key|value)/kernel", P(None, "fsdp", "tensor", None)),
     (r"decoder/layers/attention_out/kernel", P(None, "tensor", None, "fsdp")),
     (r"decoder/layers/mlp_(gate|up)/kernel", P(None, "fsdp", "tensor")),
@@ -232,5 +244,6 @@ SHARDING_RULES = (
     (r"(connector|pointer_query|pointer_key)/kernel", P("fsdp", None)),
     (r"region/((geometry|projection|focus)_(in|out)|prompt_in)/kernel", P(None, "fsdp")),
     (r"region/prompt_out/kernel", P("fsdp", None, None)),
+    (r"embedding_norm/(bias|scale)", P()),
     (r"(region|connector)/.*bias|region/(cell_embedding|prompt_base)", P()),
 )
