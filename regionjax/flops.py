@@ -114,15 +114,44 @@ def vit(config, image_size, name, parameters):
     return Part(name, parameters, (), products=embedding + layers, scores=scores)
 
 
+def decoder(config, tokens, pairs, predicted, scope, before):
+    """The two Parts that models/decoder.py is: its layers, and its logits.
+
+    Args:
+      config: DecoderConfig; tokens: that the layers see; pairs: query-key pairs a head.
+      predicted: tokens that have logits.
+      scope: beginning of its parameters' paths; before: of those that what comes in depends on.
+    """
+    c = config
+    products = layer(tokens, c.width, c.heads, c.kv_heads, c.head_width, c.mlp_width, 3)
+    table = scope + ("embedding" if c.tied else "output_embedding")
+    return (
+        Part(
+            "decoder",
+            (scope + "layers/",),
+            (*before, scope + "embedding"),
+            products=c.depth * products,
+            scores=c.depth * attention(pairs, c.heads, c.head_width),
+        ),
+        Part(
+            "vocabulary",
+            (table,),
+            (*before, scope),
+            products=2 * predicted * c.width * c.vocabulary,
+            scores=0,
+        ),
+    )
+
+
 def regionlm(config, spec):
     """Work of systems/regionlm.py.
 
     Args:
       config: RegionLMConfig; spec: BatchSpec.
     """
-    tower, region, decoder = config.vit, config.region, config.decoder
+    tower, region = config.vit, config.region
     patches = (spec.image_size // tower.patch_size) ** 2
-    regions, width = spec.regions, decoder.width
+    regions, width = spec.regions, config.decoder.width
     length = region.slots + spec.text_length - 1
     levels = 2  # of the vision tower: first and last
     pooled = 1 + region.cells**2
@@ -153,33 +182,13 @@ def regionlm(config, spec):
                 ),
                 scores=2 * regions * pooled * patches * levels * tower.width,
             ),
-            Part(
-                "decoder",
-                ("params/decoder/layers/",),
-                (*before, "params/decoder/embedding"),
-                products=decoder.depth
-                * layer(
-                    patches + regions * length,
-                    width,
-                    decoder.heads,
-                    decoder.kv_heads,
-                    decoder.head_width,
-                    decoder.mlp_width,
-                    3,
-                ),
-                scores=decoder.depth
-                * attention(
-                    patches**2 + regions * length * (patches + length),
-                    decoder.heads,
-                    decoder.head_width,
-                ),
-            ),
-            Part(
-                "vocabulary",
-                ("params/decoder/embedding",),
-                (*before, "params/decoder/"),
-                products=2 * regions * spec.target_length * width * decoder.vocabulary,
-                scores=0,
+            *decoder(
+                config.decoder,
+                tokens=patches + regions * length,
+                pairs=patches**2 + regions * length * (patches + length),
+                predicted=regions * spec.target_length,
+                scope="params/decoder/",
+                before=before,
             ),
             Part(
                 "pointer",

@@ -86,10 +86,10 @@ def attend(q, k, v, mask=None, bias=None, scale=None, softcap=0.0):
     Returns:
       [B, S, N, H]
     """
-    return weighted_sum(probabilities(q, k, mask, bias, scale), v)
+    return weighted_sum(probabilities(q, k, mask, bias, scale, softcap), v)
 
 
-def probabilities(q, k, mask=None, bias=None, scale=None):
+def probabilities(q, k, mask=None, bias=None, scale=None, softcap=0.0):
     """The first half of `attend`: f32 [B, N, S, T], rows that sum to 1."""
     heads, kv_heads, width = q.shape[-2], k.shape[-2], q.shape[-1]
     q = _grouped(q * (width**-0.5 if scale is None else scale), kv_heads)

@@ -22,7 +22,9 @@ REMAT_POLICIES = {
 ACTIVATIONS = {
     "gelu": functools.partial(nn.gelu, approximate=False),
     "gelu_tanh": nn.gelu,
+    "silu": nn.silu,
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "relu": nn.relu,
 }
 
 point = checkpoint_name  # point(x, "query"): a name that the policies above can refer to
@@ -68,12 +70,14 @@ class Dense(nn.Module):
     Attributes:
       features: output dimensions.
       inputs: how many trailing dimensions of x are contracted.
+      variance: of the outputs at the start, for inputs of variance 1.
     """
 
     features: tuple[int, ...]
     dtype: jnp.dtype
     inputs: int = 1
     bias: bool = True
+    variance: float = 1.0
 
     @nn.compact
     def __call__(self, x):
@@ -81,7 +85,7 @@ class Dense(nn.Module):
         contracted, total = math.prod(x.shape[split:]), math.prod(self.features)
 
         def init(rng, shape, dtype):
-            flat = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+            flat = nn.initializers.variance_scaling(self.variance, "fan_in", "truncated_normal")
             return flat(rng, (contracted, total), dtype).reshape(shape)
 
         kernel = self.param("kernel", init, (*x.shape[split:], *self.features), jnp.float32)
@@ -93,7 +97,7 @@ class Dense(nn.Module):
         return y.reshape(*x.shape[:split], *self.features)
 
 
-def dense(features, dtype, bias=True, inputs=1):
+def dense(features, dtype, bias=True, inputs=1, variance=1.0):
     """A Dense still to be named: `dense(width, dtype)(name="projection")`."""
     features = features if isinstance(features, tuple) else (features,)
-    return functools.partial(Dense, features, dtype, inputs=inputs, bias=bias)
+    return functools.partial(Dense, features, dtype, inputs, bias, variance)

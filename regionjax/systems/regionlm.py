@@ -17,7 +17,9 @@ from regionjax.config import ConfigError
 from regionjax.config import build as build_config
 from regionjax.losses import caption, pointing
 from regionjax.models import layers
-from regionjax.models.decoder import Decoder, DecoderConfig
+from regionjax.models.decoder import SHARDING_RULES as DECODER_RULES
+from regionjax.models.decoder import Decoder
+from regionjax.models.decoder_config import DecoderConfig
 from regionjax.models.region_features import RegionConfig, RegionEncoder
 from regionjax.models.vit import SHARDING_RULES as VIT_RULES
 from regionjax.models.vit import ViT, ViTConfig
@@ -91,19 +93,14 @@ class RegionLM(nn.Module):
         image, slots, _ = self.encode(batch, no_context(batch))
         asked = (batch["prompt"] > 0).sum(-1)
         segments = jnp.concatenate([slots, self.decoder.embed(batch["prompt"])], axis=2)
-        filled = slots.shape[2] + asked
-        hidden, cache = self.decoder.prefill(image, segments, filled, room)
-        return self.logits(select(hidden, filled[..., None] - 1)[:, :, 0]), cache
+        filled = slots.shape[2] + asked[..., None]  # [B, R, 1]
+        mask = jnp.arange(segments.shape[2]) < filled
+        _, hidden, cache = self.decoder.prefill(image, segments, room, mask=mask)
+        return self.decoder.logits(select(hidden, filled - 1)[:, :, 0]), cache
 
     def advance(self, cache, tokens):
         """One more token a segment: logits f32 [B, R, V] and the grown cache."""
-        hidden, cache = self.decoder.step(tokens, cache)
-        return self.logits(hidden), cache
-
-    def logits(self, hidden):
-        """f32 [..., V]"""
-        table = self.decoder.unembedding().astype(hidden.dtype)
-        return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+        return self.decoder.advance(cache, tokens)
 
     def unembedding(self):
         """[V, D]"""
@@ -162,6 +159,11 @@ def build(section, spec):
     """
     c = build_config(RegionLMConfig, section, "config.model")
     _check_image(c.vit, spec.image_size)
+    if c.decoder.logit_softcap:
+        raise ConfigError(
+            f"config.model.decoder.logit_softcap = {c.decoder.logit_softcap}: "
+            "the caption loss has no cap; 0 leaves it out"
+        )
     network = RegionLM(c)
     grid = spec.image_size // c.vit.patch_size
 
@@ -171,9 +173,8 @@ def build(section, spec):
 
     def forward(params, batch, alpha):
         hidden, heat = network.apply({"params": params}, batch, alpha, spec.text_length)
-        nll = caption.token_nll(
-            hidden, params["decoder"]["embedding"], batch["target"], c.vocabulary_chunks
-        )
+        table = network.apply({"params": params}, method=RegionLM.unembedding)
+        nll = caption.token_nll(hidden, table, batch["target"], c.vocabulary_chunks)
         return nll, heat
 
     def losses(params, state, batch, rng, train):
@@ -235,12 +236,7 @@ def build(section, spec):
 # and the vocabulary over tensor; vectors are small and replicated.
 SHARDING_RULES = (
     *prefixed(VIT_RULES, "vit/"),
-    (r"decoder/layers/(query|key|value)/kernel", P(None, "fsdp", "tensor", None)),
-    (r"decoder/layers/attention_out/kernel", P(None, "tensor", None, "fsdp")),
-    (r"decoder/layers/mlp_(gate|up)/kernel", P(None, "fsdp", "tensor")),
-    (r"decoder/layers/mlp_out/kernel", P(None, "tensor", "fsdp")),
-    (r"decoder/embedding", P("tensor", "fsdp")),
-    (r"decoder/.*scale", P()),
+    *prefixed(DECODER_RULES, "decoder/"),
     (r"(connector|pointer_query|pointer_key)/kernel", P("fsdp", None)),
     (r"region/((geometry|projection|focus)_(in|out)|prompt_in)/kernel", P(None, "fsdp")),
     (r"region/prompt_out/kernel", P("fsdp", None, None)),

@@ -7,6 +7,7 @@ import pytest
 from regionjax.models import attention
 
 P, R, L, N, K, H = 5, 3, 4, 4, 2, 8
+FREQUENCY = attention.frequencies(H, 10_000.0)
 
 
 def test_segment_mask_is_the_docstring_example():
@@ -75,7 +76,8 @@ def test_rotated_scores_depend_on_the_distance_only():
 
     def score(i, j):
         at = lambda p: np.full((1, 1), p)  # noqa: E731
-        return float((attention.rotate(q, at(i)) * attention.rotate(k, at(j))).sum())
+        turned = [attention.rotate(x, at(p), FREQUENCY) for x, p in ((q, i), (k, j))]
+        return float((turned[0] * turned[1]).sum())
 
     assert score(3, 1) == pytest.approx(score(12, 10), abs=1e-5)
     assert score(3, 1) != pytest.approx(score(3, 2), abs=1e-3)
@@ -83,7 +85,7 @@ def test_rotated_scores_depend_on_the_distance_only():
 
 def test_rotation_keeps_length_and_position_zero():
     x = np.float32(np.random.default_rng(2).normal(size=(2, 7, N, H)))
-    rotated = attention.rotate(x, np.arange(7))
+    rotated = attention.rotate(x, np.arange(7), FREQUENCY)
     np.testing.assert_allclose(rotated[:, 0], x[:, 0], atol=1e-6)
     np.testing.assert_allclose(
         np.linalg.norm(rotated, axis=-1), np.linalg.norm(x, axis=-1), rtol=1e-5

@@ -13,7 +13,8 @@ from jax.sharding import PartitionSpec as P
 from regionjax import hlo
 from regionjax.losses import caption
 from regionjax.mesh import MeshConfig, make_mesh
-from regionjax.models.decoder import Decoder, DecoderConfig
+from regionjax.models.decoder import Decoder
+from regionjax.models.decoder_config import DecoderConfig
 from regionjax.sharding import BATCH, constrain
 
 IMAGES, REGIONS, LENGTH, WIDTH, VOCABULARY = 8, 2, 3, 32, 96
