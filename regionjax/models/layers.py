@@ -54,7 +54,7 @@ def stack(block, layers, remat, broadcast, unroll=1):
     return nn.scan(
         block,
         variable_axes={"params": 0},
-        split_rngs={"params": True},
+        split_rngs={"params": True, "dropout": True},
         in_axes=(0, *([nn.broadcast] * broadcast)),
         length=layers,
         unroll=unroll,
