@@ -7,9 +7,11 @@ leaves half a checkpoint and never costs the one before it. No other module know
 """
 
 import contextlib
+import dataclasses
 import pathlib
 
 import jax
+import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from regionjax import tables
@@ -18,6 +20,14 @@ from regionjax.config import nearest
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written or read; the message says which one and why."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OnHost:
+    """What to ask for instead of a ShapeDtypeStruct in order to get a numpy array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
 
 
 class Checkpoints:
@@ -39,6 +49,7 @@ class Checkpoints:
             self.directory,
             preservation_policy=policies.AnyPreservationPolicy(keep),
             cleanup_tmp_directories=True,  # what a killed run left half-written
+            context=_context(),
         )
         self._writing = None  # the step of the last save
 
@@ -132,10 +143,33 @@ def load_params(directory, step, params):
       Like `params`, arrays.
     """
     _check_same_arrays(directory, step, tables.flatten(params, "params"), within="params/")
+    return load_some_params(directory, step, params)
+
+
+def load_some_params(directory, step, params):
+    """Like `load_params`, of a checkpoint that may have more; dtypes are converted.
+
+    Args:
+      params: nested dictionary of ShapeDtypeStructs with shardings, or of OnHost.
+    """
     context = ocp.Context()
     context.pytree.loading.partial_load = True
     with context:
         return _load(directory, step, {"state": {"params": params}})["state"]["params"]
+
+
+def params_in(directory, step):
+    """{path: array's metadata with `shape` and `dtype`} of the parameters, without values."""
+    path = _folder(directory, step)
+    saved = ocp.metadata(path, checkpointable_name="state").metadata["params"]
+    return tables.flatten(saved)
+
+
+def _context():
+    # Weights hardly shrink (8 %), and compressing them takes a second copy and four times as long.
+    context = ocp.Context()
+    context.array.saving.use_compression = False
+    return context
 
 
 def _load(directory, step, parts):

@@ -224,9 +224,29 @@ def fill(read, sources, leaf):
       leaf: its shape and dtype.
     """
     array = np.empty(leaf.shape, leaf.dtype)
-    for name, piece in sources:
-        array[... if piece.index is None else piece.index] = piece.read(read(name))
+    fill_blocks(read, sources, [(tuple(slice(0, n) for n in leaf.shape), array)])
     return array
+
+
+def fill_blocks(read, sources, blocks):
+    """Fills blocks of one parameter, reading each tensor once and one at a time.
+
+    Args:
+      read, sources: as in `fill`.
+      blocks: [(slices with start and stop, numpy array of that extent), …].
+    """
+    for name, piece in sources:
+        values = None
+        for within, block in blocks:
+            target, inner = block, within
+            if piece.index is not None:
+                layers, *inner = within
+                if not layers.start <= piece.index < layers.stop:
+                    continue
+                target = block[piece.index - layers.start]
+            if values is None:
+                values = piece.read(read(name))
+            target[...] = values[tuple(inner)]
 
 
 def to_ours(tensors, rows, shapes):

@@ -1,0 +1,124 @@
+"""From a public checkpoint to one of ours, one tensor at a time.
+
+A parameter is allocated where it will lie, filled from one tensor after the other, and never
+copied: on a CPU the peak is the size of the imported parameters plus one tensor of the source.
+"""
+
+import collections
+import json
+import math
+import pathlib
+
+import jax
+import numpy as np
+
+from regionjax import checkpoint, sharding, tables
+from regionjax.journal import log
+from regionjax.weights import architectures, table
+from regionjax.weights.table import WeightsError
+
+CHECKPOINTS = "checkpoints"  # the folder of checkpoints, as in a run's folder
+DTYPES = ("float32", "bfloat16")
+
+
+def import_weights(source, folder, mesh, *, dtype="float32"):
+    """Writes `folder`/checkpoints/0, which regionjax/checkpoint.py loads on any mesh.
+
+    Args:
+      source: a Hugging Face directory or an ALBEF .pth.
+      folder: to be made; one that a killed import left behind is used again.
+      mesh: Mesh that the parameters are laid out on.
+      dtype: of the parameters, a name out of DTYPES.
+
+    Raises:
+      WeightsError: the source cannot be read or does not fit its config; nothing is written then.
+    """
+    folder = pathlib.Path(folder)
+    if checkpoint.latest_step(folder / CHECKPOINTS) is not None:
+        raise WeightsError(f"{folder} holds a checkpoint; name a new folder")
+    found = architectures.identify(source)
+    shapes = found.architecture.shapes(found.config, dtype)
+    rows = found.architecture.rows(found.config)
+    headers, read = found.tensors.headers, found.tensors.read
+    sources, ignored = table.check(headers, rows, shapes, str(source))
+    table.check_ties(read, headers, rows)
+    rules = found.architecture.sharding_rules
+    places, _ = sharding.state_shardings({"params": shapes}, rules, mesh)
+    places = tables.flatten(places["params"])
+    leaves = tables.flatten(shapes)
+    for line in describe(leaves, ignored):
+        log.info("%s", line)
+    params = {
+        path: _placed(read, sources[path], leaf, places[path]) for path, leaf in leaves.items()
+    }
+    meta = {"step": 0, "weights": json.dumps(_origin(found, sources))}
+    _save(folder, {"params": table.nest(params)}, meta)
+    log.info("%s", folder)
+
+
+def describe(leaves, ignored):
+    """A few lines on what is imported."""
+    count = sum(math.prod(leaf.shape) for leaf in leaves.values())
+    size = sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for leaf in leaves.values())
+    yield f"{count:,} parameters in {len(leaves)} arrays, {size / 2**20:,.0f} MiB"
+    if ignored:
+        yield f"ignored: {', '.join(ignored[:8])}" + (", …" if len(ignored) > 8 else "")
+
+
+def origin(folder, step=0):
+    """What an imported checkpoint says about where it comes from, or None.
+
+    Returns:
+      {"architecture", "config" (config.json), "dtypes": {name of a tensor: its dtype}}.
+    """
+    said = checkpoint.load_meta(pathlib.Path(folder) / CHECKPOINTS, step).get("weights")
+    return said and json.loads(said)
+
+
+def _origin(found, sources):
+    """For export: with it, what comes out is what went in."""
+    names = {piece.theirs: name for pieces in sources.values() for name, piece in pieces}
+    headers = found.tensors.headers
+    return {
+        "architecture": found.architecture.name,
+        "config": found.json,
+        "dtypes": {theirs: headers[name][1].name for theirs, name in names.items()},
+    }
+
+
+def _placed(read, sources, leaf, place):
+    """One parameter as a jax array, its blocks filled where they lie."""
+    devices = collections.defaultdict(list)
+    for device, index in place.addressable_devices_indices_map(leaf.shape).items():
+        bounds = [part.indices(size)[:2] for part, size in zip(index, leaf.shape, strict=True)]
+        devices[tuple(bounds)].append(device)
+    blocks = {
+        bounds: (
+            tuple(slice(*bound) for bound in bounds),
+            _aligned([stop - start for start, stop in bounds], leaf.dtype),
+        )
+        for bounds in devices
+    }
+    table.fill_blocks(read, sources, list(blocks.values()))
+    parts = [
+        jax.device_put(block, device, may_alias=True)
+        for bounds, (_, block) in blocks.items()
+        for device in devices[bounds]
+    ]
+    return jax.block_until_ready(jax.make_array_from_single_device_arrays(leaf.shape, place, parts))
+
+
+def _aligned(shape, dtype):
+    """An empty array where JAX takes it over on a CPU, instead of copying it."""
+    size, alignment = math.prod(shape) * np.dtype(dtype).itemsize, 64
+    raw = np.empty(size + alignment, np.uint8)
+    begin = -raw.ctypes.data % alignment
+    return raw[begin : begin + size].view(dtype).reshape(shape)
+
+
+def _save(folder, state, meta):
+    checkpoints = checkpoint.Checkpoints(folder / CHECKPOINTS)
+    try:
+        checkpoints.save(0, state, 0, meta)  # no input was read
+    finally:
+        checkpoints.close()
