@@ -36,7 +36,10 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A whole config. `model` and `evaluate` are built by the system and by the evaluation."""
+    """A whole config. `model` and `evaluate` are built by the system and by the evaluation.
+
+    `init_from` says which parameters come from a checkpoint: {scope: regionjax.starting.InitFrom}.
+    """
 
     seed: int
     system: str
@@ -47,4 +50,5 @@ class Settings:
     optim: OptimConfig
     train: TrainConfig
     mesh: MeshConfig = MeshConfig()
+    init_from: dict = dataclasses.field(default_factory=dict)
     evaluate: dict = dataclasses.field(default_factory=dict)

@@ -25,6 +25,18 @@ def flatten(tree, root=""):
     return {"/".join(filter(None, (root, name(path)))): leaf for path, leaf in leaves}
 
 
+def nest(flat):
+    """{"a/b": leaf} → {"a": {"b": leaf}}, the inverse of `flatten` for nested dictionaries."""
+    tree = {}
+    for path, leaf in flat.items():
+        *scopes, name = path.split("/")
+        node = tree
+        for scope in scopes:
+            node = node.setdefault(scope, {})
+        node[name] = leaf
+    return tree
+
+
 def lookup(table, paths, where):
     """{path: value of the first matching pattern}.
 

@@ -7,12 +7,13 @@ repeats nor leaves out one. `step` means steps completed.
 
 import contextlib
 import gc
+import pathlib
 
 import jax
 from jax.experimental import multihost_utils
 
 from input_pipeline import loader, prepare, tokens
-from regionjax import checkpoint, parameters, sharding, workdir
+from regionjax import checkpoint, parameters, sharding, starting, workdir
 from regionjax.config import build
 from regionjax.journal import log, to_file
 from regionjax.mesh import check_batch_size, make_mesh
@@ -96,6 +97,11 @@ def train(config, folder, *, build_system=systems.build, open_input=open_input, 
     places, dropped = sharding.state_shardings(shapes, system.sharding_rules, mesh)
     batch_place = sharding.batch_sharding(mesh)
 
+    # ---- where the parameters come from --------------------------------------------------------
+    # A run that goes on needs nothing but its own checkpoint.
+    going_on = checkpoint.latest_step(pathlib.Path(folder) / "checkpoints") and not force_new
+    begin_from = starting.plan({} if going_on else settings.init_from, shapes.params)
+
     # ---- folder ------------------------------------------------------------------------------
     # Only now: a config that cannot run must not claim a folder.
     folder = workdir.claim(folder, config, force_new=force_new)
@@ -137,7 +143,7 @@ def train(config, folder, *, build_system=systems.build, open_input=open_input, 
         stack.callback(checkpoints.close)
         if saved is None:
             log.info("a new run in %s", folder)
-            state = jax.jit(init, out_shardings=places)()
+            state = starting.begin(init, shapes, places, begin_from)
         else:
             log.info("going on from step %d in %s", saved, folder)
             placed = sharding.placed(shapes, places)

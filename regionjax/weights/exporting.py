@@ -91,7 +91,7 @@ def load_part(folder, step, part, shapes):
     if problems:
         raise WeightsError("\n  ".join([f"{folder}, part {part!r}, does not fit:", *problems]))
     prefix = f"{part}/" if part else ""
-    wanted = table.nest(
+    wanted = tables.nest(
         {prefix + path: OnHost(tuple(leaf.shape), leaf.dtype) for path, leaf in there.items()}
     )
     params = checkpoint.load_some_params(checkpoints, step, wanted)

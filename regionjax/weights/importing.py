@@ -52,7 +52,7 @@ def import_weights(source, folder, mesh, *, dtype="float32"):
         path: _placed(read, sources[path], leaf, places[path]) for path, leaf in leaves.items()
     }
     meta = {"step": 0, "weights": json.dumps(_origin(found, sources))}
-    _save(folder, {"params": table.nest(params)}, meta)
+    _save(folder, {"params": tables.nest(params)}, meta)
     log.info("%s", folder)
 
 

@@ -267,7 +267,9 @@ def to_ours(tensors, rows, shapes):
     sources, _ = check(headers, rows, shapes, "the checkpoint")
     check_ties(tensors.__getitem__, headers, rows)
     leaves = tables.flatten(shapes)
-    return nest({path: fill(tensors.__getitem__, sources[path], leaves[path]) for path in leaves})
+    return tables.nest(
+        {path: fill(tensors.__getitem__, sources[path], leaves[path]) for path in leaves}
+    )
 
 
 def check_ties(read, headers, rows):
@@ -314,18 +316,6 @@ def join(pieces, take):
         for piece in pieces
     ]
     return np.asarray(parts[0] if len(parts) == 1 else np.concatenate(parts), order="C")
-
-
-def nest(flat):
-    """{"a/b": leaf} → {"a": {"b": leaf}}."""
-    tree = {}
-    for path, leaf in flat.items():
-        *scopes, name = path.split("/")
-        node = tree
-        for scope in scopes:
-            node = node.setdefault(scope, {})
-        node[name] = leaf
-    return tree
 
 
 def _copies(rows, headers):
