@@ -47,3 +47,12 @@ def bicubic_weights(size, bins):
         index = np.clip(nearest + step, 0, bins - 1)
         weights[np.arange(size), index] += np.where(x <= 1, near, far)
     return weights.astype(np.float32)
+
+
+def bilinear_weights(size, bins):
+    """The same for `interpolate(mode="bilinear", antialias=True)`: wider when shrinking."""
+    scale = bins / size
+    centre = (np.arange(size) + 0.5) * scale - 0.5
+    distance = np.abs(centre[:, None] - np.arange(bins)) / max(scale, 1)
+    weights = np.maximum(1 - distance, 0)
+    return (weights / weights.sum(-1, keepdims=True)).astype(np.float32)

@@ -9,13 +9,12 @@ import dataclasses
 import functools
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from regionjax.config import nearest
-from regionjax.grid import bicubic_weights
+from regionjax.grid import bicubic_weights, bilinear_weights
 from regionjax.models import attention, layers
 from regionjax.sharding import constrain
 
@@ -26,7 +25,7 @@ CLIP = {
     "mean": (0.48145466, 0.4578275, 0.40821073),
     "std": (0.26862954, 0.26130258, 0.27577711),
 }
-INTERPOLATIONS = ("none", "bicubic", "bilinear")
+INTERPOLATIONS = {"bicubic": bicubic_weights, "bilinear": bilinear_weights}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,9 +74,10 @@ class ViTConfig:
     def __post_init__(self):
         layers.check_remat(self.remat)
         layers.check_activation(self.activation)
-        if self.interpolation not in INTERPOLATIONS:
+        known = ("none", *INTERPOLATIONS)
+        if self.interpolation not in known:
             raise ValueError(
-                f"interpolation={self.interpolation!r}{nearest(self.interpolation, INTERPOLATIONS)}"
+                f"interpolation={self.interpolation!r}{nearest(self.interpolation, known)}"
             )
         if self.image_size < self.patch_size:
             raise ValueError(
@@ -152,11 +152,8 @@ PRESETS = {
 def interpolate(table, grid, shape, method):
     """Position table f32 [grid², D] → [h·w, D] for the patches of another image."""
     square = table.reshape(grid, grid, -1)
-    if method == "bilinear":
-        new = jax.image.resize(square, (*shape, square.shape[-1]), "linear")
-    else:
-        rows, columns = (bicubic_weights(size, grid) for size in shape)
-        new = jnp.einsum("hm,mnd,wn->hwd", rows, square, columns, precision="highest")
+    rows, columns = (INTERPOLATIONS[method](size, grid) for size in shape)
+    new = jnp.einsum("hm,mnd,wn->hwd", rows, square, columns, precision="highest")
     return new.reshape(-1, table.shape[-1])
 
 
