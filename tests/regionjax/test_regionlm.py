@@ -215,7 +215,25 @@ def test_bfloat16_stays_near_float32(trained):
     np.testing.assert_allclose(full, near, rtol=0.1, atol=0.1)
 
 
+def test_a_public_tower_reads_images_of_another_size():
+    """Its class token is no patch, its positions follow the image; only patches become tokens."""
+    tower = dict(MODEL["vit"], image_size=8, class_token=True, interpolation="bicubic")
+    regionlm = build(vit=tower)
+    params, _ = jax.jit(regionlm.init)(jax.random.key(0), SPEC.zeros(1))
+    assert params["vit"]["position_embedding"].shape == (1 + 2 * 2, 16)
+    batch = make_batch()
+    assert regionlm.predict["heatmap"](params, batch).shape == (2, 3, 4, 4)
+    terms, _, _ = regionlm.losses(params, {}, batch, jax.random.key(0), True)
+    assert all(np.isfinite(total) for total, _ in terms.values())
+    assert regionlm.flops().tokens["image"] == 16
+
+
 def test_model_and_batch_that_disagree_are_refused():
+    with pytest.raises(ConfigError, match="image_size = 18 is not a multiple of .*patch_size = 4"):
+        build(
+            dataclasses.replace(SPEC, image_size=18),
+            vit=dict(MODEL["vit"], interpolation="bicubic"),
+        )
     with pytest.raises(ConfigError, match="image_size = 16.*image_size = 32"):
         build(dataclasses.replace(SPEC, image_size=32))
     with pytest.raises(ConfigError, match="did you mean `depth`"):
