@@ -291,7 +291,9 @@ class T5(nn.Module):
         shape = (c.vocabulary, c.width)
         self.embedding = self.param("embedding", nn.initializers.normal(1.0), shape)
         if not c.tied:
-            self.lm_head = self.param("lm_head", nn.initializers.normal(c.width**-0.5), shape)
+            self.output_embedding = self.param(
+                "output_embedding", nn.initializers.normal(c.width**-0.5), shape
+            )
         self.encoder = Encoder(c, self.dtype)
         self.decoder = Decoder(c, self.dtype)
 
@@ -303,7 +305,7 @@ class T5(nn.Module):
 
     def unembedding(self):
         """[V, D]; logits are hidden · unembeddingᵀ."""
-        return self.embedding if self.config.tied else self.lm_head
+        return self.embedding if self.config.tied else self.output_embedding
 
     def logits(self, hidden):
         """f32 [..., V]"""
@@ -421,5 +423,5 @@ SHARDING_RULES = (
     (r"(encoder|decoder)/layers/mlp_out/kernel", P(None, "tensor", "fsdp")),
     (r"(encoder|decoder)/relative_position_bias", P(None, "tensor")),
     (r"(encoder|decoder)/.*scale", P()),
-    (r"(embedding|lm_head)", P("tensor", "fsdp")),
+    (r"(output_)?embedding$", P("tensor", "fsdp")),
 )

@@ -18,7 +18,7 @@ def rows(config):
         Row("decoder.embed_tokens.weight", None, tied=embedding),
         Row("lm_head.weight", None, tied=embedding)
         if config.tied
-        else Row("lm_head.weight", "lm_head"),
+        else Row("lm_head.weight", "output_embedding"),
         *_stack("encoder", mlp, "1"),
         *_stack("decoder", mlp, "2"),
         *_attention("decoder", "1", "EncDecAttention", "cross_", "cross"),
