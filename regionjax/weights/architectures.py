@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from regionjax.config import nearest
-from regionjax.models import swin, t5
+from regionjax.models import swin, t5, vit
 from regionjax.weights import files
 from regionjax.weights.table import WeightsError
 from regionjax.weights.tables import swin as swin_table
 from regionjax.weights.tables import t5 as t5_table
+from regionjax.weights.tables import vit as vit_table
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +74,18 @@ def _swin(name, rows):
     )
 
 
+def _vit(name, model_type, rows):
+    """`model_type`: of a tower alone, as vit_table says it."""
+    return Architecture(
+        name=name,
+        module=vit.ViT,
+        inputs=lambda config: (_image(config),),
+        rows=lambda config: rows(config, model_type),
+        config_from=lambda json, names: vit_table.config_from(json),
+        sharding_rules=vit.SHARDING_RULES,
+    )
+
+
 ALL = (
     _swin("SwinModel", swin_table.rows),
     _swin("SwinForImageClassification", swin_table.classifier_rows),
@@ -84,6 +97,13 @@ ALL = (
         config_from=t5_table.config_from,
         sharding_rules=t5.SHARDING_RULES,
     ),
+    *(_vit(name, kind, vit_table.rows) for kind, name in vit_table.CLASSES.items()),
+    _vit("ViTForImageClassification", "vit", vit_table.classifier_rows),
+    _vit("DeiTForImageClassification", "deit", vit_table.classifier_rows),
+    _vit("DeiTForImageClassificationWithTeacher", "deit", vit_table.classifier_rows),
+    _vit("CLIPModel", "clip_vision_model", vit_table.pair_rows),
+    _vit("SiglipModel", "siglip_vision_model", vit_table.pair_rows),
+    _vit("Siglip2Model", "siglip2_vision_model", vit_table.pair_rows),
 )
 ARCHITECTURES = {architecture.name: architecture for architecture in ALL}
 

@@ -12,7 +12,7 @@ import vit_reference as reference  # noqa: E402
 from parity import close, divergence, parameters, randomise  # noqa: E402
 
 from regionjax.models import vit  # noqa: E402
-from regionjax.weights import table  # noqa: E402
+from regionjax.weights import architectures, table  # noqa: E402
 from regionjax.weights.tables import vit as vit_table  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -66,8 +66,17 @@ def test_there_and_back_is_bit_exact(pair):
     assert vit_table.config_from(vit_table.config_to(config, model_type)) == config
 
 
+def recognised(model, folder, config):
+    """A directory of theirs is known by its config.json, and every tensor has a row."""
+    model.save_pretrained(folder)
+    found = architectures.identify(folder)
+    assert found.config == config
+    rows, shapes = found.architecture.rows(config), found.architecture.shapes(config, "float32")
+    return table.check(found.tensors.headers, rows, shapes, folder.name)
+
+
 @pytest.mark.parametrize("kind", ["clip", "siglip", "siglip2"])
-def test_a_public_pair_gives_its_vision_tower(kind):
+def test_a_public_pair_gives_its_vision_tower(kind, tmp_path):
     """Public CLIP and SigLIP files hold two towers."""
     settings, _ = reference.TOWERS["odd_heads"]
     name = {"clip": "CLIP", "siglip": "Siglip", "siglip2": "Siglip2"}[kind]
@@ -86,6 +95,8 @@ def test_a_public_pair_gives_its_vision_tower(kind):
     (image,) = reference.pictures([(12, 12)])
     features, *_ = reference.torch_forward(model.vision_model, model_type, image, config)
     close(network(image)[0], features)
+    _, ignored = recognised(model, tmp_path, config)
+    assert ignored == sorted(n for n in model.state_dict() if not n.startswith("vision_model."))
 
 
 @pytest.mark.parametrize(
@@ -96,7 +107,7 @@ def test_a_public_pair_gives_its_vision_tower(kind):
         ("DeiTForImageClassificationWithTeacher", "deit"),
     ],
 )
-def test_a_classifier_gives_its_tower(name, model_type):
+def test_a_classifier_gives_its_tower(name, model_type, tmp_path):
     settings, _ = reference.TOWERS["odd_heads"]
     cls = getattr(transformers, name)
     model = randomise(cls(cls.config_class(**settings)))
@@ -106,6 +117,7 @@ def test_a_classifier_gives_its_tower(name, model_type):
     (image,) = reference.pictures([(12, 12)])
     tower = getattr(model, model_type)
     close(network(image)[0], reference.torch_forward(tower, model_type, image, config)[0])
+    recognised(model, tmp_path, config)
 
 
 def test_albef_is_a_vit_with_other_names():
