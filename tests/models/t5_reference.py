@@ -107,16 +107,18 @@ def torch_forward(model, tokens, decoder, mask):
     return out.logits.numpy(), encoder, [state.numpy() for state in out.decoder_hidden_states]
 
 
-def torch_generate(model, tokens, mask, *, eos_id, length, **settings):
-    """i32 [batch, length] without the start token, 0 after `eos_id`."""
+def torch_generate(model, tokens, mask, **settings):
+    """i32 [batch, length] without the start token, 0 after the end."""
     import torch
 
-    out = model.generate(
-        input_ids=torch.from_numpy(tokens).long(),
-        attention_mask=torch.from_numpy(mask.copy()).long(),
-        **dict(eos_token_id=eos_id, pad_token_id=0, max_new_tokens=length, do_sample=False),
-        **settings,
-    )[:, 1:].numpy()
+    tokens, mask = torch.from_numpy(tokens).long(), torch.from_numpy(mask.copy()).long()
+    return generated(model, input_ids=tokens, attention_mask=mask, **settings)
+
+
+def generated(model, *, eos_id, length, **settings):
+    """What `model.generate` says: i32 [batch, length] without the start token, 0 after `eos_id`."""
+    ends = {"eos_token_id": eos_id, "pad_token_id": 0, "max_new_tokens": length}
+    out = model.generate(do_sample=False, **ends, **settings)[:, 1:].numpy()
     out = np.pad(out, [(0, 0), (0, length - out.shape[1])]).astype(np.int32)
     ended = np.cumsum(out == eos_id, axis=1) - (out == eos_id) > 0  # beams repeat the end
     return np.where(ended, 0, out)
