@@ -8,6 +8,7 @@ import dataclasses
 
 from input_pipeline.data_config import DataConfig
 from regionjax.batch import BatchSpec
+from regionjax.lora import LoraConfig
 from regionjax.mesh import MeshConfig
 from regionjax.optim import OptimConfig
 
@@ -50,5 +51,6 @@ class Settings:
     optim: OptimConfig
     train: TrainConfig
     mesh: MeshConfig = MeshConfig()
+    lora: LoraConfig | None = None
     init_from: dict = dataclasses.field(default_factory=dict)
     evaluate: dict = dataclasses.field(default_factory=dict)

@@ -5,7 +5,10 @@ import importlib
 import pathlib
 from collections.abc import Callable, Mapping
 
+from regionjax import lora
 from regionjax.config import ConfigError, nearest
+from regionjax.config import build as build_config
+from regionjax.lora import LoraConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +43,8 @@ class System:
 def build(config, spec):
     """The system that `config.system` names, with `config.model` as its settings.
 
+    With a section `config.lora` it has adapters (regionjax/lora.py).
+
     Args:
       config: the whole ConfigDict.
       spec: BatchSpec.
@@ -49,4 +54,7 @@ def build(config, spec):
     if config.system not in known:
         raise ConfigError(f"config.system = {config.system!r}{nearest(config.system, known)}")
     module = importlib.import_module(f"regionjax.systems.{config.system}")
-    return module.build(config.model, spec)
+    built = module.build(config.model, spec)
+    if not config.get("lora"):
+        return built
+    return lora.adapted(built, build_config(LoraConfig, config.lora, "config.lora"), spec)
