@@ -18,7 +18,7 @@ from regionjax.weights import table
 from regionjax.weights.tables import instructblip as blip_table
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "instructblip.npz"
-GOLDEN_EOS = 23
+GOLDEN_EOS = 47
 VOCABULARY, WORDS = 53, 37  # of T5 and of the Q-Former
 IMAGE_TOKEN = VOCABULARY - 1
 
