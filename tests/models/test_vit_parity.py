@@ -16,7 +16,12 @@ from regionjax.weights import architectures, table  # noqa: E402
 from regionjax.weights.tables import vit as vit_table  # noqa: E402
 
 pytestmark = pytest.mark.torch
-PAIRS = [(kind, tower) for kind in vit_table.CLASSES for tower in reference.TOWERS]
+PAIRS = [
+    (kind, tower)
+    for kind in vit_table.CLASSES
+    for tower in reference.TOWERS
+    if kind != "blip_2_vision_model" or tower == "odd_heads"  # theirs is InstructBLIP's code
+]
 
 
 @pytest.fixture(scope="module", params=PAIRS, ids="-".join)
