@@ -143,6 +143,126 @@ def decoder(config, tokens, pairs, predicted, scope, before):
     )
 
 
+def swin(config, image_size, name, parameters):
+    """The Part that models/swin.py is, with what windows and merging fill up.
+
+    Args:
+      config: SwinConfig; image_size: of square images.
+      name, parameters: of the Part.
+    """
+    c, products, scores = config, 0, 0
+    place = c.window**2
+    grids = c.grids(image_size, image_size)
+    for stage, (depth, width, grid) in enumerate(zip(c.depths, c.widths, grids, strict=True)):
+        patches = math.prod(grid)
+        if stage:  # from 4 patches of half the width
+            products += 2 * patches * (4 * width // 2) * width
+        else:
+            products += 2 * patches * c.patch_size**2 * 3 * width
+        windows = math.prod(-(-side // c.window) for side in grid)
+        heads, head_width = c.heads[stage], width // c.heads[stage]
+        products += depth * layer(windows * place, width, heads, heads, head_width, 0, 2)
+        products += depth * 2 * 2 * patches * width * c.mlp_width(stage)
+        scores += depth * attention(windows * place**2, heads, head_width)
+    return Part(name, parameters, (), products, scores)
+
+
+def bert(config, regions, length, encoded, name, parameters, inputs, predicted=0):
+    """The Part that models/bert.py is; the image's keys and values count once for all regions.
+
+    Args:
+      config: BertConfig.
+      regions: texts or sets of queries an image; length: tokens of a text.
+      encoded: tokens of the image that cross-attention looks at.
+      name, parameters, inputs: of the Part; predicted: tokens that the masked head names.
+    """
+    c, head_width = config, config.width // config.heads
+    tokens = regions * (c.queries + length)
+    front = regions * (c.queries or length)
+    products = c.depth * layer(tokens, c.width, c.heads, c.heads, head_width, c.mlp_width, 2)
+    scores = c.depth * attention(tokens * (c.queries + length), c.heads, head_width)
+    if c.cross_every:
+        looks = c.depth // c.cross_every
+        products += looks * 2 * 2 * c.width * (front * c.width + encoded * c.encoder_width)
+        scores += looks * attention(front * encoded, c.heads, head_width)
+    products += 2 * predicted * c.width * (c.width + c.vocabulary)
+    return Part(name, parameters, inputs, products, scores)
+
+
+def t5(config, inputs, targets, scope, before, predicted=None):
+    """The three Parts that models/t5.py is: encoder, decoder and logits.
+
+    Args:
+      config: T5Config.
+      inputs: (how many, tokens of each); targets: the same, some of each input.
+      scope: beginning of its parameters' paths; before: of those that the inputs depend on.
+      predicted: tokens that have logits; those of all targets unless given.
+    """
+    c, mlp = config, 3 if config.gated else 2
+    asks, answers = math.prod(inputs), math.prod(targets)
+
+    def stack(depth, tokens, length, more_products=0, more_pairs=0):
+        products = layer(tokens, c.width, c.heads, c.heads, c.head_width, c.mlp_width, mlp)
+        scores = attention(tokens * length + more_pairs, c.heads, c.head_width)
+        return depth * (products + more_products), depth * scores
+
+    # Queries and outputs of cross-attention; its keys and values, once for all targets of an input.
+    looks = 2 * 2 * (answers + asks) * c.width * c.heads * c.head_width
+    table = scope + ("embedding" if c.tied else "output_embedding")
+    before = (*before, scope + "embedding")
+    predicted = answers if predicted is None else predicted
+    return (
+        Part("encoder", (scope + "encoder/",), before, *stack(c.depth, asks, inputs[1])),
+        Part(
+            "decoder",
+            (scope + "decoder/",),
+            (*before, scope + "encoder/"),
+            *stack(c.decoder_depth, answers, targets[1], looks, answers * inputs[1]),
+        ),
+        Part("vocabulary", (table,), (*before, scope), 2 * predicted * c.width * c.vocabulary, 0),
+    )
+
+
+def instructblip(config, image_size, regions, instruction, prompt, target, scope="params/"):
+    """Work of models/instructblip.py for one image, which all regions share.
+
+    Args:
+      config: InstructBlipConfig.
+      regions: of an image; instruction, prompt, target: tokens a region.
+      scope: beginning of its parameters' paths.
+    """
+    tower, former, language = config.vit, config.qformer, config.t5
+    patches = (image_size // tower.patch_size) ** 2
+    seen, queries = patches + len(tower.prefix), former.queries
+    asked = regions if instruction else 1  # without instruction all regions ask the same
+    eye, asker, bridge = scope + "vit/", scope + "qformer/", scope + "projection/"
+    return Work(
+        tokens={
+            "image": patches,
+            "region": regions * (instruction + queries),
+            "text": regions * (prompt + target),
+        },
+        parts=(
+            vit(tower, image_size, "vit", (eye,)),
+            bert(former, asked, instruction, seen, "qformer", (asker,), (eye,)),
+            Part(
+                "projection",
+                (bridge,),
+                (eye, asker),
+                products=2 * asked * queries * former.width * language.width,
+                scores=0,
+            ),
+            *t5(
+                language,
+                inputs=(regions, queries + prompt),
+                targets=(regions, target),
+                scope=scope + "t5/",
+                before=(eye, asker, bridge),
+            ),
+        ),
+    )
+
+
 def regionlm(config, spec):
     """Work of systems/regionlm.py.
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from parity import close
 
-from regionjax import decode, sharding
+from regionjax import decode, flops, sharding, tables
 from regionjax.mesh import MeshConfig, make_mesh
 from regionjax.models import instructblip
 from regionjax.models.bert import BertConfig
@@ -92,6 +92,35 @@ def test_every_parameter_has_a_place_on_a_mesh(vocabulary):
     _, dropped = sharding.state_shardings(shapes, instructblip.sharding_rules(config), mesh)
     tables = {"params/t5/embedding", "params/t5/output_embedding"}  # of odd length
     assert set(dropped) - {"params/qformer/embedding"} == tables
+
+
+# Wide for its length, so that products outweigh everything that is not one.
+WIDE = instructblip.InstructBlipConfig(
+    vit=ViTConfig(32, 8, 128, depth=2, heads=2, mlp_width=256, class_token=True, unroll=2),
+    qformer=BertConfig(
+        **dict(width=128, depth=4, heads=2, mlp_width=256, vocabulary=300, dropout=0.0),
+        **dict(queries=4, cross_every=2, encoder_width=128, unroll=2),
+    ),
+    t5=T5Config(1000, 128, 2, 2, heads=2, head_width=64, mlp_width=256, unroll=2),
+)
+
+
+@pytest.mark.parametrize("instruction", [6, 0])
+def test_the_compiler_counts_the_same_flops(instruction):
+    images, regions, lengths = 2, 3, (instruction or 1, 5, 7)
+    network = instructblip.InstructBlip(WIDE)
+    params = jax.eval_shape(network.init, jax.random.key(0), *reference.example(WIDE))
+    arrays = list(reference.inputs(WIDE, (32, 32), lengths=lengths, images=images))
+    if not instruction:
+        arrays[1] = None
+    counted = logits.lower(network, params, *arrays).cost_analysis()["flops"]
+    work = flops.instructblip(WIDE, 32, regions, instruction, *lengths[1:])
+    ours = images * sum(part.forward for part in work.parts)
+    # The compiler adds norms, softmax and the like, which is less than an image seen twice.
+    assert ours < counted < 1.05 * ours
+    assert work.tokens == {"image": 16, "region": 3 * (instruction + 4), "text": 3 * 12}
+    for path in tables.flatten(params):
+        assert any(path.startswith(part.parameters) for part in work.parts) or "embedding" in path
 
 
 def test_parts_that_do_not_fit_are_refused():
