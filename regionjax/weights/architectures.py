@@ -1,6 +1,11 @@
-"""The architectures whose public checkpoints are read and written, by their config.json's names."""
+"""The public architectures that are read and written, by the names of their classes.
+
+`config.json` names the class of a Hugging Face directory; the .pth files of the ALBEF repository
+have no config, their tensors say what they are.
+"""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable
 
@@ -8,12 +13,31 @@ import jax
 import jax.numpy as jnp
 
 from regionjax.config import nearest
-from regionjax.models import swin, t5, vit
+from regionjax.models import albef, bert, decoder, instructblip, swin, t5, vit
 from regionjax.weights import files
 from regionjax.weights.table import WeightsError
+from regionjax.weights.tables import albef as albef_table
+from regionjax.weights.tables import bert as bert_table
+from regionjax.weights.tables import decoder as decoder_table
+from regionjax.weights.tables import instructblip as instructblip_table
 from regionjax.weights.tables import swin as swin_table
 from regionjax.weights.tables import t5 as t5_table
 from regionjax.weights.tables import vit as vit_table
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What is known of a checkpoint before its tensors are read.
+
+    Attributes:
+      values: config.json; empty for ALBEF.
+      shapes: {name of a tensor: shape}.
+      processor: preprocessor_config.json, or None.
+    """
+
+    values: dict
+    shapes: dict
+    processor: dict | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,37 +45,51 @@ class Architecture:
     """A public architecture and the module of ours that it is.
 
     Attributes:
-      name: of the class in transformers, as in config.json's `architectures`.
+      name: of the class in transformers, as in config.json's `architectures`; or ALBEF.
       module: (config, dtype) → nn.Module.
-      inputs: (config) → arguments that initialise all its parameters, arrays or their shapes.
+      inputs: (config) → arguments of `method` that initialise all parameters.
       rows: (config) → table.
-      config_from: (config.json, names of the tensors) → config.
-      sharding_rules: of the module's own parameters.
+      configure: (Description) → config.
+      sharding_rules: (config) → rules for the module's own parameters.
+      method: of the module.
+      tower: (config) → config.json of what is ours, where that is only a part; this is exported.
     """
 
     name: str
     module: Callable
     inputs: Callable
     rows: Callable
-    config_from: Callable
-    sharding_rules: tuple
+    configure: Callable
+    sharding_rules: Callable
+    method: str = "__call__"
+    tower: Callable | None = None
 
     def shapes(self, config, dtype):
         """Nested parameters as ShapeDtypeStructs of `dtype`."""
         module = self.module(config, jnp.float32)
-        init = lambda: module.init(jax.random.key(0), *self.inputs(config))  # noqa: E731
-        return jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), jax.eval_shape(init)["params"]
-        )
+        init = functools.partial(module.init, method=self.method)
+        shapes = jax.eval_shape(lambda: init(jax.random.key(0), *self.inputs(config)))["params"]
+        return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, dtype), shapes)
+
+    def config(self, description):
+        """Our config of a checkpoint. Raises WeightsError where it is not one of this class."""
+        try:
+            return self.configure(description)
+        except KeyError as error:
+            raise WeightsError(f"config.json of a {self.name} has no {error}") from error
+        except WeightsError:
+            raise
+        except (TypeError, ValueError) as error:  # the config's own checks
+            raise WeightsError(f"config.json of a {self.name}: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """A checkpoint that was recognised: `json` is its config.json, `config` our reading of it."""
+    """A checkpoint that was recognised."""
 
     architecture: Architecture
+    description: Description
     config: object
-    json: dict
     tensors: object
 
 
@@ -59,60 +97,134 @@ def _image(config):
     return jnp.zeros((1, config.image_size, config.image_size, 3), jnp.uint8)
 
 
-def _tokens(length=2):
-    return jnp.zeros((1, length), jnp.int32)
+def _tokens(*shape):
+    return jnp.zeros(shape, jnp.int32)
 
 
-def _swin(name, rows):
-    return Architecture(
-        name=name,
-        module=swin.Swin,
-        inputs=lambda config: (_image(config),),
-        rows=rows,
-        config_from=lambda json, names: swin_table.config_from(json),
-        sharding_rules=swin.SHARDING_RULES,
+def _vits():
+    """Towers alone, and those that are taken from a pair of towers or from a classifier."""
+    shared = {
+        "module": vit.ViT,
+        "inputs": lambda config: (_image(config),),
+        "configure": lambda found: vit_table.config_from(found.values, found.processor),
+        "sharding_rules": lambda config: vit.SHARDING_RULES,
+    }
+    classifier = "ForImageClassification"
+    for model_type, name in vit_table.CLASSES.items():
+        yield Architecture(name, rows=_of(vit_table.rows, model_type), **shared)
+    for name, rows, model_type in (
+        ("CLIPModel", vit_table.pair_rows, "clip_vision_model"),
+        ("SiglipModel", vit_table.pair_rows, "siglip_vision_model"),
+        ("Siglip2Model", vit_table.pair_rows, "siglip2_vision_model"),
+        ("ViT" + classifier, vit_table.classifier_rows, "vit"),
+        ("DeiT" + classifier, vit_table.classifier_rows, "deit"),
+        ("DeiT" + classifier + "WithTeacher", vit_table.classifier_rows, "deit"),
+    ):
+        tower = _of(vit_table.config_to, model_type)
+        yield Architecture(name, rows=_of(rows, model_type), tower=tower, **shared)
+
+
+def _of(function, model_type):
+    return lambda config: function(config, model_type)
+
+
+def _swins():
+    shared = {
+        "module": swin.Swin,
+        "inputs": lambda config: (_image(config),),
+        "configure": lambda found: swin_table.config_from(found.values),
+        "sharding_rules": lambda config: swin.SHARDING_RULES,
+    }
+    yield Architecture("SwinModel", rows=swin_table.rows, **shared)
+    yield Architecture(
+        "SwinForImageClassification",
+        rows=swin_table.classifier_rows,
+        tower=swin_table.config_to,
+        **shared,
     )
 
 
-def _vit(name, model_type, rows):
-    """`model_type`: of a tower alone, as vit_table says it."""
-    return Architecture(
-        name=name,
-        module=vit.ViT,
-        inputs=lambda config: (_image(config),),
-        rows=lambda config: rows(config, model_type),
-        config_from=lambda json, names: vit_table.config_from(json),
-        sharding_rules=vit.SHARDING_RULES,
+def _berts():
+    shared = {
+        "module": bert.Bert,
+        "inputs": lambda config: (_tokens(1, 1, 2),),
+        "rows": bert_table.rows,
+        "configure": lambda found: bert_table.config_from(found.values),
+        "sharding_rules": bert.sharding_rules,
+    }
+    yield Architecture("BertModel", **shared)
+    yield Architecture("BertForMaskedLM", **shared)
+    yield Architecture("BertForPreTraining", tower=bert_table.config_to, **shared)
+
+
+def _decoders():
+    shared = {
+        "module": decoder.Decoder,
+        "inputs": lambda config: (_tokens(1, 2),),
+        "configure": lambda found: decoder_table.config_from(found.values),
+        "sharding_rules": lambda config: decoder.SHARDING_RULES,
+        "method": "read",
+    }
+    for name in decoder_table.CLASSES.values():
+        yield Architecture(name, rows=decoder_table.rows, **shared)
+    yield Architecture(
+        "Gemma3ForConditionalGeneration",
+        rows=decoder_table.multimodal_rows,
+        tower=decoder_table.config_to,
+        **shared,
     )
 
 
-ALL = (
-    _swin("SwinModel", swin_table.rows),
-    _swin("SwinForImageClassification", swin_table.classifier_rows),
-    Architecture(
-        name="T5ForConditionalGeneration",
+def _encoder_decoders():
+    yield Architecture(
+        "T5ForConditionalGeneration",
         module=t5.T5,
-        inputs=lambda config: (_tokens(), _tokens()),
+        inputs=lambda config: (_tokens(1, 2), _tokens(1, 2)),
         rows=t5_table.rows,
-        config_from=t5_table.config_from,
-        sharding_rules=t5.SHARDING_RULES,
-    ),
-    *(_vit(name, kind, vit_table.rows) for kind, name in vit_table.CLASSES.items()),
-    _vit("ViTForImageClassification", "vit", vit_table.classifier_rows),
-    _vit("DeiTForImageClassification", "deit", vit_table.classifier_rows),
-    _vit("DeiTForImageClassificationWithTeacher", "deit", vit_table.classifier_rows),
-    _vit("CLIPModel", "clip_vision_model", vit_table.pair_rows),
-    _vit("SiglipModel", "siglip_vision_model", vit_table.pair_rows),
-    _vit("Siglip2Model", "siglip2_vision_model", vit_table.pair_rows),
-)
-ARCHITECTURES = {architecture.name: architecture for architecture in ALL}
+        configure=lambda found: t5_table.config_from(found.values, found.shapes),
+        sharding_rules=lambda config: t5.SHARDING_RULES,
+    )
+
+
+def _systems():
+    for name, *_ in instructblip_table.KINDS.values():
+        yield Architecture(
+            name,
+            module=instructblip.InstructBlip,
+            inputs=_instructblip_inputs,
+            rows=instructblip_table.rows,
+            configure=lambda found: instructblip_table.config_from(
+                found.values, found.shapes, found.processor
+            ),
+            sharding_rules=instructblip.sharding_rules,
+        )
+    yield Architecture(
+        "ALBEF",
+        module=albef.Albef,
+        inputs=lambda config: (_image(config.vit), _tokens(1, 1, 2)),
+        rows=albef_table.rows,
+        configure=lambda found: albef_table.config_from(found.shapes),
+        sharding_rules=albef.sharding_rules,
+    )
+
+
+def _instructblip_inputs(config):
+    tokens = _tokens(1, 1, 2)
+    instruction = tokens if config.qformer.vocabulary else None
+    return _image(config.vit), instruction, tokens, tokens
+
+
+_FAMILIES = (_vits, _swins, _berts, _decoders, _encoder_decoders, _systems)
+ARCHITECTURES = {
+    architecture.name: architecture for family in _FAMILIES for architecture in family()
+}
 
 
 def identify(source):
     """Opens a checkpoint and says what it is.
 
     Args:
-      source: a Hugging Face directory or an ALBEF .pth.
+      source: a Hugging Face directory, or a .pth of ALBEF.
 
     Raises:
       WeightsError: no config.json, an unknown architecture, or files that cannot be read.
@@ -120,27 +232,26 @@ def identify(source):
     source = pathlib.Path(source)
     if not source.exists():
         raise WeightsError(f"there is no {source}")
-    json = files.read_json(source / "config.json")
-    architecture = known(json, source / "config.json")
+    values, processor, architecture = {}, None, ARCHITECTURES["ALBEF"]
+    if source.is_file() and source.suffix not in (".pth", ".pt"):
+        raise WeightsError(f"{source} is no .pth; of Hugging Face's files, name the directory")
+    if source.is_dir():
+        values = files.read_json(source / "config.json")
+        architecture = known(values, source / "config.json")
+        if (source / "preprocessor_config.json").is_file():
+            processor = files.read_json(source / "preprocessor_config.json")
     tensors = files.open_tensors(source)
-    return Found(architecture, configured(architecture, json, tensors.headers), json, tensors)
+    shapes = {name: shape for name, (shape, _) in tensors.headers.items()}
+    description = Description(values, shapes, processor)
+    return Found(architecture, description, architecture.config(description), tensors)
 
 
-def known(json, where):
+def known(values, where):
     """The architecture that a config.json names."""
-    names = json.get("architectures") or ["(none)"]
+    names = values.get("architectures") or ["(none)"]
     for name in names:
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]
-    raise WeightsError(
-        f"{where}: architecture {names[0]} is not known{nearest(names[0], ARCHITECTURES)}"
-        f"\n  known: {', '.join(ARCHITECTURES)}"
-    )
-
-
-def configured(architecture, json, names):
-    """Our config of a config.json."""
-    try:
-        return architecture.config_from(json, names)
-    except KeyError as error:
-        raise WeightsError(f"config.json of {architecture.name} has no {error}") from error
+    public = [name for name in ARCHITECTURES if name != "ALBEF"]
+    hint = nearest(names[0], public)
+    raise WeightsError(f"{where}: architecture {names[0]} is not known{hint}")

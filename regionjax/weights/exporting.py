@@ -1,22 +1,25 @@
-"""From one of our checkpoints back to a directory that transformers loads."""
+"""From one of our checkpoints back to files that transformers, PEFT or ALBEF's code load."""
 
 import pathlib
 
 import jax.numpy as jnp
 
-from regionjax import checkpoint, tables
+from regionjax import checkpoint, lora, tables
 from regionjax.checkpoint import OnHost
 from regionjax.config import nearest
 from regionjax.journal import log
-from regionjax.weights import architectures, files, table
+from regionjax.weights import adapters, architectures, files, table
 from regionjax.weights.importing import CHECKPOINTS, origin
 from regionjax.weights.table import WeightsError
 
 SHARD_BYTES = 5 * 10**9
+LORA = ("merge", "peft")
 
 
-def export_weights(folder, out, *, step=None, part="", like=None, shard_bytes=SHARD_BYTES):
-    """Writes a new directory `out` with config.json and safetensors.
+def export_weights(
+    folder, out, *, step=None, part="", like=None, lora_as="merge", shard_bytes=SHARD_BYTES
+):
+    """Writes `out`: a new directory that transformers loads, or for ALBEF a .pth.
 
     Tensors get the dtypes that they were imported with, so import and export give the same bits.
 
@@ -25,40 +28,65 @@ def export_weights(folder, out, *, step=None, part="", like=None, shard_bytes=SH
       step: of the checkpoint; default the newest.
       part: scope of the run's parameters, such as "decoder"; "" stands for all.
       like: an imported checkpoint whose architecture and config `part` has; default `folder`.
+      lora_as: what becomes of adapters: "merge" adds them to the kernels, "peft" writes them alone
+        in PEFT's format.
       shard_bytes: largest size of a file.
 
     Raises:
       WeightsError: the parameters are not those of the architecture; nothing is written then.
     """
-    said = origin_of(like or folder)
+    if lora_as not in LORA:
+        raise WeightsError(f"adapters as {lora_as!r}{nearest(lora_as, LORA)}")
+    said = _origin_of(like or folder)
     architecture, config = reopened(said)
-    params = load_part(folder, step, part, architecture.shapes(config, "float32"))
-    write(params, architecture.rows(config), said, out, shard_bytes)
+    directory, step = _newest(folder, step)
+    params = _load(directory, step, part, architecture.shapes(config, "float32"))
+    if lora_as == "peft":
+        alpha = _alpha(directory, step)
+        adapters.write(params, alpha, architecture, config, out, base=str(like or folder))
+    else:
+        if lora.SCOPE in params:
+            params = lora.merge(params, _alpha(directory, step))
+        _write(params, architecture, config, said, out, shard_bytes)
     log.info("%s", out)
 
 
-def write(params, rows, said, out, shard_bytes):
-    """Parameters (numpy) as a directory, `said` being `importing.origin`."""
-    leaves = tables.flatten(params)
-    pieces = table.by_tensor(table.expand(rows, params))
+def reopened(said):
+    """(Architecture, config) of an `importing.origin`."""
+    architecture = architectures.ARCHITECTURES[said["architecture"]]
+    shapes = {name: tuple(shape) for name, (_, shape) in said["tensors"].items()}
+    description = architectures.Description(said["values"], shapes, said["processor"])
+    return architecture, architecture.config(description)
+
+
+def _write(params, architecture, config, said, out, shard_bytes):
+    dtypes = {
+        (piece.ours, piece.index): said["tensors"][piece.theirs][0]
+        for piece in table.expand(architecture.rows(config), params)
+    }
+    values = said["values"]
+    if architecture.tower:  # of a larger model, this part alone is ours
+        values = architecture.tower(config)
+        architecture = architectures.known(values, "the exported config")
+    pieces = table.by_tensor(table.expand(architecture.rows(config), params))
     headers = {
-        name: (group[0].whole_shape, jnp.dtype(said["dtypes"][name]))
+        name: (group[0].whole_shape, jnp.dtype(dtypes[group[0].ours, group[0].index]))
         for name, group in pieces.items()
     }
+    leaves = tables.flatten(params)
 
     def produce(name):
         return table.join(pieces[name], lambda path, index: leaves[path][index])
 
-    files.write_directory(out, said["config"], headers, produce, shard_bytes)
+    if architecture.name == "ALBEF":
+        files.write_torch(out, headers, produce)
+    else:
+        files.write_directory(out, values, headers, produce, shard_bytes)
 
 
-def origin_of(folder):
+def _origin_of(folder):
     """`importing.origin`, which must be there."""
-    checkpoints = pathlib.Path(folder) / CHECKPOINTS
-    step = checkpoint.latest_step(checkpoints)
-    if step is None:
-        raise WeightsError(f"there is no checkpoint in {checkpoints}")
-    said = origin(folder, step)
+    said = origin(folder, _newest(folder, None)[1])
     if said is None:
         raise WeightsError(
             f"{folder} is a run of our own; --like names the imported checkpoint, and --part the "
@@ -67,44 +95,64 @@ def origin_of(folder):
     return said
 
 
-def reopened(said):
-    """(Architecture, config) of an `importing.origin`."""
-    architecture = architectures.ARCHITECTURES[said["architecture"]]
-    return architecture, architectures.configured(architecture, said["config"], said["dtypes"])
+def _newest(folder, step):
+    """(folder of the checkpoints, step)."""
+    directory = pathlib.Path(folder) / CHECKPOINTS
+    step = checkpoint.latest_step(directory) if step is None else step
+    if step is None or not (directory / str(step)).is_dir():
+        raise WeightsError(f"there is no checkpoint {'' if step is None else step} in {directory}")
+    return directory, step
 
 
-def load_part(folder, step, part, shapes):
-    """Parameters of a scope as nested numpy arrays, compared with `shapes` first."""
-    checkpoints = pathlib.Path(folder) / CHECKPOINTS
-    step = checkpoint.latest_step(checkpoints) if step is None else step
-    if step is None:
-        raise WeightsError(f"there is no checkpoint in {checkpoints}")
-    there = within(checkpoint.params_in(checkpoints, step), part, checkpoints / str(step))
+def _alpha(directory, step):
+    return checkpoint.load_meta(directory, step)["config"]["lora"]["alpha"]
+
+
+def _load(directory, step, part, shapes):
+    """Parameters of a scope as nested numpy arrays, compared with `shapes` first.
+
+    Adapters of that scope are in it as `lora`.
+    """
+    saved = checkpoint.params_in(directory, step)
+    there = within(saved, part, directory / str(step))
     wanted = tables.flatten(shapes)
     problems = [f"missing: {path}{nearest(path, there)}" for path in wanted if path not in there]
-    problems += [f"extra: {path}" for path in there if path not in wanted]
-    problems += [
-        f"shape: {path} is {list(there[path].shape)}, the config needs {list(leaf.shape)}"
-        for path, leaf in wanted.items()
-        if path in there and tuple(there[path].shape) != tuple(leaf.shape)
-    ]
+    for path, leaf in there.items():
+        if path not in wanted:
+            problems.append(f"extra: {path}{nearest(path, wanted)}")
+        elif tuple(leaf.shape) != wanted[path].shape:
+            shape = list(wanted[path].shape)
+            problems.append(f"shape: {path} is {list(leaf.shape)}, the config needs {shape}")
     if problems:
-        raise WeightsError("\n  ".join([f"{folder}, part {part!r}, does not fit:", *problems]))
-    prefix = f"{part}/" if part else ""
-    wanted = tables.nest(
-        {prefix + path: OnHost(tuple(leaf.shape), leaf.dtype) for path, leaf in there.items()}
-    )
-    params = checkpoint.load_some_params(checkpoints, step, wanted)
-    for scope in filter(None, part.split("/")):
-        params = params[scope]
-    return params
+        what = f"{directory / str(step)}" + (f", part {part}" if part else "")
+        raise WeightsError("\n  ".join([f"{what} does not fit the config:", *problems]))
+    found = _read(directory, step, part, there)
+    scope = f"{lora.SCOPE}/{part}".rstrip("/")
+    if adapted := within(saved, scope, None):
+        found[lora.SCOPE] = _read(directory, step, scope, adapted)
+    return found
+
+
+def _read(directory, step, scope, arrays):
+    prefix = f"{scope}/" if scope else ""
+    wanted = {prefix + path: OnHost(tuple(x.shape), x.dtype) for path, x in arrays.items()}
+    found = checkpoint.load_some_params(directory, step, tables.nest(wanted))
+    for name in filter(None, scope.split("/")):
+        found = found[name]
+    return found
 
 
 def within(arrays, part, where):
-    """The entries of {path: array} in a scope, by their paths in it."""
+    """The entries of {path: array} in a scope, by their paths in it.
+
+    Raises:
+      WeightsError: there are none, unless `where` is None.
+    """
     prefix = f"{part}/" if part else ""
     found = {path[len(prefix) :]: leaf for path, leaf in arrays.items() if path.startswith(prefix)}
-    if not found:
+    if not part:  # adapters are no part of the model itself
+        found = {path: x for path, x in found.items() if not path.startswith(f"{lora.SCOPE}/")}
+    if not found and where is not None:
         scopes = sorted({path.split("/")[0] for path in arrays})
         raise WeightsError(f"{where} has no part {part}{nearest(part, scopes)}")
     return found

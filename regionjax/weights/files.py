@@ -275,6 +275,25 @@ def write_safetensors(file, headers, produce):
             stream.write(memoryview(array.reshape(-1).view(np.uint8)))
 
 
+def write_torch(file, headers, produce):
+    """A .pth as ALBEF's code reads it; arguments as in `write_directory`. Needs torch."""
+    import torch
+
+    file = pathlib.Path(file)
+    if file.exists() or file.suffix != ".pth":
+        raise WeightsError(f"{file}: name a new file that ends in .pth")
+    partial = file.with_name(file.name + PARTIAL)
+    tensors = {
+        name: torch.from_numpy(np.array(produce(name), dtype))
+        for name, (_, dtype) in headers.items()
+    }
+    try:
+        torch.save({"model": tensors}, partial)
+        os.replace(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def write_json(file, contents):
     """As transformers writes it: sorted and indented."""
     text = json.dumps(contents, indent=2, sort_keys=True, ensure_ascii=False)

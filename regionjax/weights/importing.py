@@ -42,7 +42,7 @@ def import_weights(source, folder, mesh, *, dtype="float32"):
     headers, read = found.tensors.headers, found.tensors.read
     sources, ignored = table.check(headers, rows, shapes, str(source))
     table.check_ties(read, headers, rows)
-    rules = found.architecture.sharding_rules
+    rules = found.architecture.sharding_rules(found.config)
     places, _ = sharding.state_shardings({"params": shapes}, rules, mesh)
     places = tables.flatten(places["params"])
     leaves = tables.flatten(shapes)
@@ -69,7 +69,8 @@ def origin(folder, step=0):
     """What an imported checkpoint says about where it comes from, or None.
 
     Returns:
-      {"architecture", "config" (config.json), "dtypes": {name of a tensor: its dtype}}.
+      {"architecture", "values" and "processor" (architectures.Description), "tensors": {name:
+      [dtype, shape]} of those that became parameters}.
     """
     said = checkpoint.load_meta(pathlib.Path(folder) / CHECKPOINTS, step).get("weights")
     return said and json.loads(said)
@@ -81,8 +82,12 @@ def _origin(found, sources):
     headers = found.tensors.headers
     return {
         "architecture": found.architecture.name,
-        "config": found.json,
-        "dtypes": {theirs: headers[name][1].name for theirs, name in names.items()},
+        "values": found.description.values,
+        "processor": found.description.processor,
+        "tensors": {
+            theirs: [headers[name][1].name, list(headers[name][0])]
+            for theirs, name in names.items()
+        },
     }
 
 

@@ -25,10 +25,15 @@ T5 = {
 }
 
 
+def known(config):
+    """(Architecture, our config) of a config.json."""
+    architecture = architectures.known(config, "config.json")
+    return architecture, architecture.config(architectures.Description(config, {}))
+
+
 def headers(config, dtype=np.float32):
     """{name: (shape, dtype)} of the checkpoint that a config.json describes."""
-    architecture = architectures.known(config, "config.json")
-    ours = architecture.config_from(config, ())
+    architecture, ours = known(config)
     pieces = table.expand(architecture.rows(ours), architecture.shapes(ours, "float32"))
     return {piece.theirs: (piece.whole_shape, np.dtype(dtype)) for piece in pieces}
 
