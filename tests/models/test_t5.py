@@ -105,6 +105,31 @@ def test_continuations_change_places(model):
     close(run(first, second, order), run(np.take_along_axis(first, order, 1), second, unmoved))
 
 
+def test_remat_unroll_and_a_mesh_change_nothing(model):
+    rng = np.random.default_rng(2)
+    inputs, tokens = (rng.integers(1, 41, (4, length)) for length in (S, T))
+
+    def gradient(config, mesh):
+        network = t5.T5(config)
+
+        @jax.jit
+        def run(variables):
+            def loss(variables):
+                hidden, _ = network.apply(variables, inputs, tokens)
+                return network.apply(variables, hidden, method="logits")[..., 1].var()
+
+            return jax.grad(loss)(variables)
+
+        with jax.set_mesh(mesh):
+            return run(model[1])
+
+    one = make_mesh(MeshConfig(), jax.devices()[:1])
+    other = dataclasses.replace(CONFIG, remat="matmuls", unroll=2)
+    expected = gradient(CONFIG, one)
+    got = gradient(other, make_mesh(MeshConfig(data=2, fsdp=2, tensor=2)))
+    jax.tree.map(close, got, expected)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_every_parameter_has_a_place_on_a_mesh(tied):
     network = t5.T5(dataclasses.replace(CONFIG, tied=tied, gated=not tied, heads=2, mlp_width=8))
