@@ -38,7 +38,6 @@ def get_config():
                     "heads": 4,
                     "mlp_width": 4 * WIDTH,
                     "unroll": 4,
-                    "stem_patch": 4,
                     "stem_width": 64,
                 },
                 "region": {"cells": 3, "prompt_tokens": 2, "silhouette": 8, "focus": 16},

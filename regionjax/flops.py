@@ -9,7 +9,8 @@ import dataclasses
 import math
 
 from regionjax import tables
-from regionjax.models.region_features import geometry_size
+from regionjax.models.pointer import FINER
+from regionjax.models.region_features import FOCUS_WIDTHS, geometry_size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +105,10 @@ def vit(config, image_size, name, parameters):
     c, patches = config, (image_size // config.patch_size) ** 2
     tokens, head_width = patches + len(c.prefix), c.width // c.heads
     pixels = patches * c.patch_size**2 * 3
-    if c.stem_patch:
-        squares = patches * (c.patch_size // c.stem_patch) ** 2
-        embedding = 2 * (pixels + squares * c.width) * c.stem_width
+    if c.stem_width:  # 16 pixels, then 16 places, a window; a half and a quarter of the resolution
+        half, quarter = patches * c.patch_size**2 // 4, patches * c.patch_size**2 // 16
+        embedding = 2 * half * 16 * 3 * (c.stem_width // 2)
+        embedding += 2 * quarter * (16 * (c.stem_width // 2) + c.width) * c.stem_width
     else:
         embedding = 2 * pixels * c.width
     layers = c.depth * layer(tokens, c.width, c.heads, c.heads, head_width, c.mlp_width, 2)
@@ -263,6 +265,14 @@ def instructblip(config, image_size, regions, instruction, prompt, target, scope
     )
 
 
+def details(focus, width):
+    """Multiply-adds that read one region's focus, a crop of `focus` pixels a side."""
+    first, second = FOCUS_WIDTHS
+    half, quarter = (focus // 2) ** 2, (focus // 4) ** 2
+    layout = (quarter + (focus > 0)) * second * width
+    return half * 16 * 4 * first + quarter * 16 * first * second + layout
+
+
 def regionlm(config, spec):
     """Work of systems/regionlm.py.
 
@@ -274,6 +284,7 @@ def regionlm(config, spec):
     regions, width = spec.regions, config.decoder.width
     length = region.slots + spec.text_length - 1
     levels = 2  # of the vision tower: first and last
+    cells = FINER**2  # of the heatmap in a patch
     pooled = 1 + region.cells**2
     geometry = geometry_size(spec.points, region.silhouette)
     before = ("params/vit/", "params/region/", "params/connector/", "params/embedding_norm/")
@@ -295,11 +306,11 @@ def regionlm(config, spec):
                 * width
                 * (
                     pooled * 2 * (levels * tower.width + width)
-                    + 2 * (region.focus**2 * 3 + width)
                     + (geometry + width)
                     + (2 * levels * tower.width + width)
                     + region.prompt_tokens * width
-                ),
+                )
+                + 2 * regions * details(region.focus, width),
                 scores=2 * regions * pooled * patches * levels * tower.width,
             ),
             *decoder(
@@ -312,10 +323,11 @@ def regionlm(config, spec):
             ),
             Part(
                 "pointer",
-                ("params/pointer_query/", "params/pointer_key/"),
+                ("params/pointer/",),
                 (*before, "params/decoder/"),
-                products=2 * (regions + patches) * width * width,
-                scores=2 * regions * patches * width,
+                products=2 * 2 * width * (2 * regions * width)
+                + 2 * 2 * width * patches * (levels * tower.width + cells * width),
+                scores=2 * regions * patches * cells * width,
             ),
         ),
     )

@@ -229,7 +229,7 @@ class Decoder(nn.Module):
 
     def setup(self):
         c = self.config
-        table = (nn.initializers.normal(0.02), (c.vocabulary, c.width))
+        table = (nn.initializers.normal(c.width**-0.5), (c.vocabulary, c.width))
         self.embedding = self.param("embedding", *table)
         if not c.tied:
             self.output_embedding = self.param("output_embedding", *table)
@@ -320,8 +320,12 @@ class Decoder(nn.Module):
         )
         return hidden[0], hidden[1], cache
 
-    def advance(self, cache, tokens):
-        """One more token a segment: i32 [B, R] → logits f32 [B, R, V] and the grown cache."""
+    def advance(self, cache, tokens, plus=0.0):
+        """One more token a segment: i32 [B, R] → logits f32 [B, R, V] and the grown cache.
+
+        Args:
+          plus: [B, R, D], added to the tokens' embeddings.
+        """
         before, at = self._before(cache.prefix_mask, cache.prefix_k.shape[2])
         filled = cache.filled | (jnp.arange(cache.filled.shape[-1]) == cache.place)
         own = before + _counted(filled)  # [B, R, C]
@@ -332,7 +336,7 @@ class Decoder(nn.Module):
         shape = at.shape[-1], new.shape[1], 1
         places = Places(new, cache.prefix_mask, full, local, cache.place, shape)
         kept = (cache.prefix_k, cache.prefix_v, cache.own_k, cache.own_v)
-        x, ((own_k, own_v), _) = self._run(self.embed(tokens), kept, places)
+        x, ((own_k, own_v), _) = self._run(self.embed(tokens) + plus, kept, places)
         cache = cache.replace(own_k=own_k, own_v=own_v, filled=filled, place=cache.place + 1)
         return self.logits(x), cache
 

@@ -15,7 +15,9 @@ import numpy as np
 
 from regionjax.grid import downsample_weights, overlap_weights
 from regionjax.models import layers
+from regionjax.models.windows import overlapping
 
+FOCUS_WIDTHS = 48, 96  # channels of the layers that read the focus
 MASS_FLOOR = 1e-6  # in patches; a cell without any mask pools to zero instead of dividing by zero
 
 
@@ -27,7 +29,7 @@ class RegionConfig:
       cells: k of the k×k region tokens.
       prompt_tokens: length of the adaptive soft prompt.
       silhouette: side of the mask crop that describes the shape.
-      focus: side of the pixel crop that shows details; 0 leaves it out.
+      focus: side of the pixel crop that shows details, a multiple of 4; 0 leaves it out.
       context: upper end of the uniform random alpha while training (0 when evaluating). What lies
         outside a small region outweighs it soon: at alpha = 0.25 a region of a twentieth of the
         image is a sixth of its own z.
@@ -42,7 +44,11 @@ class RegionConfig:
     @property
     def slots(self):
         """Tokens that a region puts before its text."""
-        return self.prompt_tokens + 1 + self.cells**2 + (self.focus > 0)
+        return self.prompt_tokens + 1 + self.cells**2
+
+    def __post_init__(self):
+        if self.focus % 4:
+            raise ValueError(f"focus {self.focus} is not a multiple of 4")
 
 
 def pooling_weights(mask, box, alpha, grid, cells):
@@ -90,15 +96,15 @@ def crop(values, box, size):
 
 
 def focus(image, mask, box, alpha, size):
-    """The region's own pixels, however small it is: f32 [B, R, size·size·3].
+    """The region's own pixels, however small it is, and its mask: f32 [B, R, size, size, 4].
 
     Dynamic region masking in the image itself, I ⊙ (M + alpha (1 - M)), cropped to the box; the
-    focal crop of Describe Anything (Lian et al. 2025) at the price of one token.
+    focal crop of Describe Anything (Lian et al. 2025) at the price of two small layers.
     """
     pixels = crop(image.astype(jnp.float32) / 127.5 - 1, box, size)
     soft = crop(mask[..., None], box, size)
     pixels = pixels * (soft + alpha[..., None, None, None] * (1 - soft))
-    return pixels.reshape(*pixels.shape[:2], -1)
+    return jnp.concatenate([pixels, soft], axis=-1)
 
 
 def geometry(mask, box, points, silhouette):
@@ -146,7 +152,8 @@ class RegionEncoder(nn.Module):
           alpha: f32 [B, R], share of the context that is kept outside the mask.
 
         Returns:
-          tokens [B, R, slots, D], and z [B, R, Dv], the region's pooled vector.
+          tokens [B, R, slots, D]; the region token among them, [B, R, D], which knows everything
+          about the region that there is; and z [B, R, Dv], the region's pooled vector.
         """
         c, dense = self.config, layers.dense
         mask = batch["region_mask"].astype(jnp.float32) / 255.0
@@ -164,13 +171,10 @@ class RegionEncoder(nn.Module):
         )
         tokens = nn.gelu(dense(2 * self.width, self.dtype)(name="projection_in")(pooled))
         tokens = dense(self.width, self.dtype)(name="projection_out")(tokens)
-        tokens = tokens + cell.astype(self.dtype)
         if c.focus:
-            pixels = focus(batch["image"], mask, box, alpha, c.focus).astype(self.dtype)
-            pixels = nn.gelu(dense(2 * self.width, self.dtype)(name="focus_in")(pixels))
-            pixels = dense(self.width, self.dtype)(name="focus_out")(pixels)
-            tokens = jnp.concatenate([tokens, pixels[:, :, None]], axis=2)
-        tokens = tokens + shape[:, :, None]
+            # In every token: one that has to be found by attention first is learnt late.
+            shape = shape + self._details(focus(batch["image"], mask, box, alpha, c.focus))
+        tokens = tokens + cell.astype(self.dtype) + shape[:, :, None]
 
         # The prompt adapts to the region, the whole image and the geometry.
         image = jnp.broadcast_to(features.mean(1, keepdims=True), z.shape)
@@ -180,4 +184,18 @@ class RegionEncoder(nn.Module):
         base = self.param(
             "prompt_base", nn.initializers.normal(0.02), (c.prompt_tokens, self.width)
         )
-        return jnp.concatenate([prompt + base.astype(self.dtype), tokens], axis=2), z
+        prompt = prompt + base.astype(self.dtype)
+        return jnp.concatenate([prompt, tokens], axis=2), tokens[:, :, 0], z
+
+    def _details(self, pixels):
+        """Two layers of overlapping windows, then where what is and how much: → [B, R, D].
+
+        The mean knows textures wherever they lie, the layout knows outlines.
+        """
+        dense, (images, regions) = layers.dense, pixels.shape[:2]
+        x = pixels.reshape(-1, *pixels.shape[2:]).astype(self.dtype)
+        x = nn.gelu(dense(FOCUS_WIDTHS[0], self.dtype)(name="focus_in")(overlapping(x, 4, 2)))
+        x = nn.gelu(dense(FOCUS_WIDTHS[1], self.dtype)(name="focus_out")(overlapping(x, 4, 2)))
+        layout = dense(self.width, self.dtype)(name="focus_layout")(x.reshape(x.shape[0], -1))
+        mean = dense(self.width, self.dtype, bias=False)(name="focus_mean")(x.mean((1, 2)))
+        return (layout + mean).reshape(images, regions, self.width)

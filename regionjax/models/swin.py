@@ -13,7 +13,8 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from regionjax.models import attention, layers
-from regionjax.models.vit import IMAGENET, squares
+from regionjax.models.vit import IMAGENET
+from regionjax.models.windows import squares
 from regionjax.sharding import constrain
 
 EPSILON = 1e-5  # of every LayerNorm

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from regionjax.config import nearest
 from regionjax.grid import bicubic_weights, bilinear_weights
 from regionjax.models import attention, layers
+from regionjax.models.windows import overlapping, squares
 from regionjax.sharding import constrain
 
 # Mean and deviation of the pixels in 0…1 that a public tower was trained with.
@@ -45,9 +46,10 @@ class ViTConfig:
         size use. "bilinear": averaged over the area when shrinking (SigLIP 2 of any aspect ratio).
       mean, std: of pixels in 0…1.
       remat: a key of layers.REMAT_POLICIES or "none"; unroll: layers a scan step.
-      stem_patch: with more than 0, squares of so many pixels go through one shared nonlinear layer
-        of `stem_width` before the patch embedding. Small shared filters learn edges and textures
-        from fewer images (early convolutions, Xiao et al. 2021); public checkpoints have none.
+      stem_width: with more than 0, two layers of overlapping 4×4 windows, each of half the
+        resolution, go before the patch embedding and end in so many channels. Small shared filters
+        learn edges and textures from fewer images (early convolutions, Xiao et al. 2021); public
+        checkpoints have none.
     """
 
     image_size: int
@@ -68,7 +70,6 @@ class ViTConfig:
     std: tuple[float, float, float] = HALF["std"]
     remat: str = "none"
     unroll: int = 1
-    stem_patch: int = 0
     stem_width: int = 0
 
     def __post_init__(self):
@@ -83,10 +84,10 @@ class ViTConfig:
             raise ValueError(
                 f"image_size {self.image_size} is less than one patch of {self.patch_size}"
             )
-        if self.stem_patch and (self.patch_size % self.stem_patch or self.stem_width < 1):
+        if self.stem_width and (self.patch_size % 4 or self.stem_width % 2):
             raise ValueError(
-                f"stem_patch {self.stem_patch} must divide patch_size {self.patch_size}, "
-                f"with a stem_width above 0 (now {self.stem_width})"
+                f"stem_width {self.stem_width} must be even, and patch_size {self.patch_size} a "
+                "multiple of the stem's 4 pixels"
             )
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
@@ -155,13 +156,6 @@ def interpolate(table, grid, shape, method):
     rows, columns = (INTERPOLATIONS[method](size, grid) for size in shape)
     new = jnp.einsum("hm,mnd,wn->hwd", rows, square, columns, precision="highest")
     return new.reshape(-1, table.shape[-1])
-
-
-def squares(x, size):
-    """[B, H, W, C] → [B, H / size, W / size, size·size·C]: pixels of a square side by side."""
-    batch, height, width, channels = x.shape
-    x = x.reshape(batch, height // size, size, width // size, size, channels).swapaxes(2, 3)
-    return x.reshape(batch, height // size, width // size, -1)
 
 
 def _norm(config, dtype, name):
@@ -255,9 +249,10 @@ class ViT(nn.Module):
         image = image[:, : shape[0] * side, : shape[1] * side]
         mean, std = np.float32(c.mean), np.float32(c.std)
         x = (image * (1 / (255 * std)) - mean / std).astype(self.dtype)
-        if c.stem_patch:
-            x = layers.dense(c.stem_width, self.dtype)(name="stem")(squares(x, c.stem_patch))
-            x = nn.gelu(x)
+        if c.stem_width:
+            for name, channels in (("stem_in", c.stem_width // 2), ("stem_out", c.stem_width)):
+                x = layers.dense(channels, self.dtype)(name=name)(overlapping(x, 4, 2))
+                x = nn.gelu(x)
         x = squares(x, x.shape[1] // shape[0]).reshape(x.shape[0], shape[0] * shape[1], -1)
         x = layers.dense(c.width, self.dtype, bias=c.patch_bias)(name="patch_embedding")(x)
         for name in reversed(c.prefix):
@@ -300,6 +295,6 @@ SHARDING_RULES = (
     (r"layers/mlp_up/kernel", P(None, "fsdp", "tensor")),
     (r"layers/mlp_up/bias", P(None, "tensor")),
     (r"layers/mlp_out/kernel", P(None, "tensor", "fsdp")),
-    (r"((stem|patch_embedding|pool/.*)/kernel|position_embedding)", P(None, "fsdp")),
+    (r"((stem_in|stem_out|patch_embedding|pool/.*)/kernel|position_embedding)", P(None, "fsdp")),
     (r".*(token|probe|bias|scale)", P()),
 )

@@ -1,13 +1,15 @@
 """regionlm: ViT, masked region features and a decoder LM over `[P image tokens | R segments]`.
 
-A segment is `[soft prompt, region token, k×k cell tokens, focus token, prompt, target]`. One pass
-encodes the image once and serves all R regions. Three losses: `caption` (text answers), `grounding`
-(location tokens) and `pointing` (a heatmap of the prompt's last token over the image tokens).
+A segment is `[soft prompt, region token, k×k cell tokens, prompt, target]`, and the region token is
+added to every token of its text: what has to be found by attention among P image tokens first is
+learnt late. One pass encodes the image once and serves all R regions. Three losses: `caption` (text
+answers), `grounding` (location tokens) and `pointing` (a heatmap of the prompt over the image).
 """
 
 import dataclasses
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
@@ -18,8 +20,9 @@ from regionjax.config import build as build_config
 from regionjax.losses import caption, pointing
 from regionjax.models import layers
 from regionjax.models.decoder import SHARDING_RULES as DECODER_RULES
-from regionjax.models.decoder import Decoder
+from regionjax.models.decoder import Cache, Decoder
 from regionjax.models.decoder_config import DecoderConfig
+from regionjax.models.pointer import Pointer
 from regionjax.models.region_features import RegionConfig, RegionEncoder
 from regionjax.models.vit import SHARDING_RULES as VIT_RULES
 from regionjax.models.vit import ViT, ViTConfig
@@ -38,6 +41,19 @@ class RegionLMConfig:
     vocabulary_chunks: int = 1
 
 
+@flax.struct.dataclass
+class Spoken:
+    """What generation carries: the decoder's Cache, and region [B, R, D], added to every token."""
+
+    read: Cache
+    region: jax.Array
+
+    def take(self, index):
+        """The segments `index` i32 [B, R'], which may repeat (beam search)."""
+        region = jnp.take_along_axis(self.region, index[..., None], axis=1)
+        return Spoken(self.read.take(index), region)
+
+
 class RegionLM(nn.Module):
     """The network. Shapes of `batch`: regionjax.batch."""
 
@@ -50,11 +66,10 @@ class RegionLM(nn.Module):
         self.region = RegionEncoder(c.region, c.decoder.width, dtype)
         self.connector = layers.dense(c.decoder.width, dtype)()
         self.decoder = Decoder(c.decoder, dtype)
-        self.pointer_query = layers.dense(c.decoder.width, dtype, bias=False)()
-        self.pointer_key = layers.dense(c.decoder.width, dtype, bias=False)()
+        self.pointer = Pointer(c.decoder.width, dtype)
 
     def encode(self, batch, alpha):
-        """Image tokens [B, P, D], region slots [B, R, slots, D] and z [B, R, 2·Dv].
+        """Features [B, P, 2·Dv], region slots [B, R, slots, D], region [B, R, D], z [B, R, 2·Dv].
 
         Two levels of the tower side by side: the last, and the first, which still knows the colours
         and textures of its own pixels.
@@ -63,44 +78,47 @@ class RegionLM(nn.Module):
         first = self.embedding_norm(between["embedding"])
         before = len(self.config.vit.prefix)
         features = jnp.concatenate([last, first], axis=-1)[:, before:]  # [B, P, 2·Dv]
-        slots, z = self.region(features, batch, alpha)
-        return self.connector(features), slots, z
+        return features, *self.region(features, batch, alpha)
 
     def __call__(self, batch, alpha, text_length):
         """Teacher forcing.
 
         Returns:
-          hidden [B, R, T, D] that predicts each target token, heat f32 [B, R, P] (logits).
+          hidden [B, R, T, D] that predicts each target token, heat f32 [B, R, 2h, 2w] (logits).
         """
-        image, slots, _ = self.encode(batch, alpha)
+        features, slots, region, _ = self.encode(batch, alpha)
         prompt, target = batch["prompt"], batch["target"]
         asked = (prompt > 0).sum(-1)  # [B, R]
         text = join(prompt, target, asked, text_length - 1)  # the last token predicts nothing
-        segments = jnp.concatenate([slots, self.decoder.embed(text)], axis=2)
-        image_hidden, hidden, _ = self.decoder(image, segments)
-        last = slots.shape[2] - 1 + asked  # where the answer begins
-        at = last[..., None] + jnp.arange(target.shape[-1])
-        return select(hidden, at), self.heat(select(hidden, last[..., None]), image_hidden)
+        segments = self.segments(slots, text, region)
+        _, hidden, _ = self.decoder(self.connector(features), segments)
+        start = slots.shape[2] - 1 + asked[..., None]  # where the answer begins
+        words = (jnp.arange(text_length - 1) < asked[..., None]).astype(hidden.dtype)
+        query = jnp.einsum("brl,brld->brd", words, hidden[:, :, slots.shape[2] :])
+        query /= jnp.maximum(asked[..., None], 1) ** 0.5
+        at = start + jnp.arange(target.shape[-1])
+        return select(hidden, at), self.pointer(query, features)
 
-    def heat(self, query, image_hidden):
-        """Logits f32 [B, R, P] of where the text that ends in `query` [B, R, 1, D] points."""
-        query, key = self.pointer_query(query[:, :, 0]), self.pointer_key(image_hidden)
-        scale = self.config.decoder.width**-0.5
-        return jnp.einsum("brd,bpd->brp", query, key, preferred_element_type=jnp.float32) * scale
+    def segments(self, slots, text, region):
+        """[B, R, slots + T, D]; `region` [B, R, D] is in every token of the text i32 [B, R, T]."""
+        text = self.decoder.embed(text) + region[:, :, None]
+        return jnp.concatenate([slots, text], axis=2)
 
     def prefill(self, batch, room):
         """Image, regions, prompts → f32 [B, R, V], logits of the first answer token, and cache."""
-        image, slots, _ = self.encode(batch, no_context(batch))
+        features, slots, region, _ = self.encode(batch, no_context(batch))
         asked = (batch["prompt"] > 0).sum(-1)
-        segments = jnp.concatenate([slots, self.decoder.embed(batch["prompt"])], axis=2)
+        segments = self.segments(slots, batch["prompt"], region)
         filled = slots.shape[2] + asked[..., None]  # [B, R, 1]
         mask = jnp.arange(segments.shape[2]) < filled
-        _, hidden, cache = self.decoder.prefill(image, segments, room, mask=mask)
-        return self.decoder.logits(select(hidden, filled - 1)[:, :, 0]), cache
+        _, hidden, cache = self.decoder.prefill(self.connector(features), segments, room, mask=mask)
+        logits = self.decoder.logits(select(hidden, filled - 1)[:, :, 0])
+        return logits, Spoken(cache, region)
 
     def advance(self, cache, tokens):
         """One more token a segment: logits f32 [B, R, V] and the grown cache."""
-        return self.decoder.advance(cache, tokens)
+        logits, read = self.decoder.advance(cache.read, tokens, cache.region)
+        return logits, cache.replace(read=read)
 
     def unembedding(self):
         """[V, D]"""
@@ -165,7 +183,6 @@ def build(section, spec):
             "the caption loss has no cap; 0 leaves it out"
         )
     network = RegionLM(c)
-    grid = spec.image_size // c.vit.patch_size
 
     def init(rng, batch):
         alpha = no_context(batch)
@@ -187,7 +204,7 @@ def build(section, spec):
         terms = {
             "caption": caption.weighted(nll, weight * (1 - boxed)),
             "grounding": caption.weighted(nll, weight * boxed),
-            "pointing": pointing.pointing(heat, batch["target_box"], grid),
+            "pointing": pointing.pointing(heat, batch["target_box"]),
         }
         return terms, state, {}
 
@@ -209,11 +226,11 @@ def build(section, spec):
 
     def heatmap(params, batch):
         _, heat = network.apply({"params": params}, batch, no_context(batch), spec.text_length)
-        return jax.nn.softmax(heat, axis=-1).reshape(*heat.shape[:2], grid, grid)
+        return jax.nn.softmax(heat, axis=(-2, -1))
 
     def embed(params, batch):
         return network.apply({"params": params}, batch, no_context(batch), method=RegionLM.encode)[
-            2
+            -1
         ].astype(jnp.float32)
 
     return System(
@@ -237,9 +254,14 @@ def build(section, spec):
 SHARDING_RULES = (
     *prefixed(VIT_RULES, "vit/"),
     *prefixed(DECODER_RULES, "decoder/"),
-    (r"(connector|pointer_query|pointer_key)/kernel", P("fsdp", None)),
-    (r"region/((geometry|projection|focus)_(in|out)|prompt_in)/kernel", P(None, "fsdp")),
+    (r"connector/kernel", P("fsdp", None)),
+    (r"pointer/(query_in|query_out|key_in)/kernel", P("fsdp", None)),
+    (r"pointer/key_out/kernel", P("fsdp", None, None, None)),
+    (
+        r"region/(\w+_in|(geometry|projection|focus)_out|focus_(layout|mean))/kernel",
+        P(None, "fsdp"),
+    ),
     (r"region/prompt_out/kernel", P("fsdp", None, None)),
     (r"embedding_norm/(bias|scale)", P()),
-    (r"(region|connector)/.*bias|region/(cell_embedding|prompt_base)", P()),
+    (r"(region|connector|pointer)/.*bias|region/(cell_embedding|prompt_base)", P()),
 )

@@ -29,7 +29,6 @@ MODEL = {
         "heads": 4,
         "mlp_width": 512,
         "unroll": 2,
-        "stem_patch": 4,
         "stem_width": 16,
     },
     "region": {"cells": 2, "prompt_tokens": 2, "silhouette": 4},
@@ -74,14 +73,14 @@ def test_regionlm_by_hand():
     config = ConfigDict({"system": "regionlm", "model": MODEL})
     work = system.build(config, SPEC).flops()
     parts = {part.name: part for part in work.parts}
-    assert work.tokens == {"image": 16, "region": 3 * 8, "text": 3 * 11}
+    assert work.tokens == {"image": 16, "region": 3 * 7, "text": 3 * 11}
     assert parts["vocabulary"].forward == 2 * (3 * 8) * 256 * 1000
-    # A region's token asks about 16 image tokens and its own 19; each image token about the 16.
-    assert parts["decoder"].scores == 3 * 4 * (16 * 16 + 3 * 19 * (16 + 19)) * 4 * 64
+    # A region's token asks about 16 image tokens and its own 18; each image token about the 16.
+    assert parts["decoder"].scores == 3 * 4 * (16 * 16 + 3 * 18 * (16 + 18)) * 4 * 64
     assert parts["vit"].scores == 2 * 4 * 16 * 16 * 4 * 64
     vit = 2 * flops.layer(16, 256, 4, 4, 64, 512, 2)
-    assert parts["vit"].products == vit + 2 * (64 * 48 * 16 + 16 * 64 * 256)
-    assert parts["pointer"].scores == 2 * 3 * 16 * 256
+    assert parts["vit"].products == vit + 2 * (256 * 48 * 8 + 64 * 128 * 16 + 16 * 4 * 16 * 256)
+    assert parts["pointer"].scores == 2 * 3 * 64 * 256
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Masking, pooling and geometry against loops over pixels; the heatmap loss by hand."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from regionjax.grid import downsample_weights, overlap_weights
 from regionjax.losses.caption import token_nll
 from regionjax.losses.pointing import pointing
-from regionjax.models.region_features import geometry, geometry_size, pooling_weights
+from regionjax.models.region_features import focus, geometry, geometry_size, pooling_weights
+from regionjax.models.windows import overlapping, squares
 
 GRID, SIZE = 4, 8
 
@@ -68,14 +70,52 @@ def test_geometry_describes_the_silhouette_and_its_own_size():
     np.testing.assert_allclose(out[-4:], [1, 1, 1, -1], atol=1e-6)
 
 
-def test_pointing_is_the_cross_entropy_to_the_box():
-    heat = np.log(np.full((1, 2, 4), 0.25, np.float32))
-    heat[0, 1] = np.log([0.7, 0.1, 0.1, 0.1])
+def test_the_focus_is_the_box_of_the_masked_image():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (1, 16, 16, 3)).astype(np.uint8)
+    mask = mask_of([(x, y) for x in range(2, 6) for y in range(2, 5)])
+    box = np.array([[[0.25, 0.25, 0.75, 0.75]]], np.float32)  # pixels 4…12, mask cells 2…6
+    got = np.asarray(focus(image, mask, box, np.zeros((1, 1), np.float32), 8))[0, 0]
+    inside = np.repeat(np.repeat(mask[0, 0, 2:6, 2:6], 2, axis=0), 2, axis=1)
+    np.testing.assert_allclose(got[..., 3], inside, atol=1e-6)
+    pixels = image[0, 4:12, 4:12] / 127.5 - 1
+    np.testing.assert_allclose(got[..., :3], pixels * inside[..., None], atol=1e-5)
+    context = np.asarray(focus(image, mask, box, np.ones((1, 1), np.float32), 8))[0, 0]
+    np.testing.assert_allclose(context[..., :3], pixels, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(4, 2), (3, 1), (2, 2), (5, 3)])
+def test_a_product_over_windows_is_a_convolution(size, stride):
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(2, 6, 12, 3)).astype(np.float32)
+    kernel = rng.normal(size=(size, size, 3, 5)).astype(np.float32)
+    before, after = (size - stride) // 2, (size - stride + 1) // 2
+    expected = jax.lax.conv_general_dilated(
+        image,
+        kernel,
+        (stride, stride),
+        ((before, after), (before, after)),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    got = overlapping(image, size, stride) @ kernel.reshape(-1, 5)
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+    if size == stride:
+        np.testing.assert_array_equal(squares(image, size), overlapping(image, size, stride))
+
+
+def test_pointing_is_the_cross_entropy_to_a_bell_on_the_box():
+    heat = np.random.default_rng(0).normal(size=(1, 2, 4, 6)).astype(np.float32)
     boxes = np.zeros((1, 2, 4), np.float32)
-    boxes[0, 1] = [0, 0, 0.5, 0.25]  # half of the first of 2×2 cells
-    total, weight = pointing(jnp.asarray(heat), boxes, 2)
+    boxes[0, 1] = [0, 0.25, 1, 0.75]  # 6 cells wide, 2 high, its middle at (3, 2)
+    bell = np.zeros((4, 6))
+    for y in range(4):
+        for x in range(6):  # a fifth of 6 cells; a fifth of 2 is less than the least, 0.5
+            bell[y, x] = np.exp(-((x - 2.5) ** 2) / (2 * 1.2**2) - (y - 1.5) ** 2 / (2 * 0.5**2))
+    log_probability = heat[0, 1] - np.log(np.exp(heat[0, 1]).sum())
+    total, weight = pointing(jnp.asarray(heat), boxes)
     assert weight == 1  # the slot without a box weighs nothing
-    assert float(total) == pytest.approx(-np.log(0.7), rel=1e-5)
+    expected = -(bell / bell.sum() * log_probability).sum()
+    assert float(total) == pytest.approx(expected, rel=1e-5)
 
 
 def test_token_nll_is_log_softmax_whatever_the_chunks_of_v():

@@ -222,7 +222,7 @@ def test_a_public_tower_reads_images_of_another_size():
     params, _ = jax.jit(regionlm.init)(jax.random.key(0), SPEC.zeros(1))
     assert params["vit"]["position_embedding"].shape == (1 + 2 * 2, 16)
     batch = make_batch()
-    assert regionlm.predict["heatmap"](params, batch).shape == (2, 3, 4, 4)
+    assert regionlm.predict["heatmap"](params, batch).shape == (2, 3, 8, 8)
     terms, _, _ = regionlm.losses(params, {}, batch, jax.random.key(0), True)
     assert all(np.isfinite(total) for total, _ in terms.values())
     assert regionlm.flops().tokens["image"] == 16
