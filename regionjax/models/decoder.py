@@ -81,6 +81,12 @@ def _counted(mask):
     return jnp.maximum(jnp.cumsum(mask, axis=-1, dtype=jnp.int32) - 1, 0)
 
 
+def last_real(hidden, mask):
+    """Of each text in hidden [..., L, D] the last real token, [..., D]; mask: bool [..., L]."""
+    last = (mask * jnp.arange(mask.shape[-1])).argmax(-1)
+    return jnp.take_along_axis(hidden, last[..., None, None], axis=-2)[..., 0, :]
+
+
 def _visible(config, asking, prefix, prefix_mask, own, own_mask):
     """`full` and `local` of Places.
 
@@ -281,13 +287,13 @@ class Decoder(nn.Module):
             own = before + jnp.tile(jnp.arange(length), (regions, 1))
         else:
             own, causal = before + _counted(mask), causal & mask[:, :, None]
-        flat = own.reshape(*own.shape[:-2], -1)
+        flat = own.reshape(*own.shape[:-2], regions * length)
         at = jnp.broadcast_to(at, (*flat.shape[:-1], size))
         full, local = _visible(self.config, own, at, prefix_mask, own, causal)
         positions = jnp.concatenate([at, flat], axis=-1)
         shape = size, regions, length
         places = Places(positions, prefix_mask, full, local, None, shape, keep_hidden)
-        x = jnp.concatenate([prefix, segments.reshape(batch, -1, width)], axis=1)
+        x = jnp.concatenate([prefix, segments.reshape(batch, regions * length, width)], axis=1)
         x, (kept, hidden) = self._run(constrain(x, "tokens"), None, places)
         intermediates = {"kept": kept} | ({"hidden": hidden} if keep_hidden else {})
         return x[:, :size], x[:, size:].reshape(segments.shape), intermediates
@@ -355,9 +361,7 @@ class Decoder(nn.Module):
         """Like `read`, for generation: logits f32 [B, 1, V] of the next token, and a Cache."""
         x = self.embed(tokens)
         _, hidden, cache = self.prefill(x[:, :0], x[:, None], room, None, mask[:, None])
-        last = (mask * jnp.arange(mask.shape[1])).argmax(-1)
-        hidden = jnp.take_along_axis(hidden, last[:, None, None, None], axis=2)
-        return self.logits(hidden[:, :, 0]), cache
+        return self.logits(last_real(hidden, mask[:, None])), cache
 
 
 # Paths below the decoder's own scope. Axis 0 of everything under `layers` is the layer. Widths are
