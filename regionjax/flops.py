@@ -265,6 +265,41 @@ def instructblip(config, image_size, regions, instruction, prompt, target, scope
     )
 
 
+def paligemma(config, image_size, regions, prompt, target, scope="params/"):
+    """Work of models/paligemma.py for one image, which R questions are asked about.
+
+    Args:
+      config: PaliGemmaConfig.
+      regions: R; prompt, target: tokens a question.
+      scope: beginning of its parameters' paths.
+    """
+    tower, language = config.vit, config.decoder
+    patches = (image_size // tower.patch_size) ** 2
+    eye, bridge = scope + "vit/", scope + "projector/"
+    prefix, length = patches + prompt, target - 1
+    return Work(
+        tokens={"image": regions * patches, "prompt": regions * prompt, "text": regions * length},
+        parts=(
+            vit(tower, image_size, "vit", (eye,)),
+            Part(
+                "projector",
+                (bridge,),
+                (eye,),
+                products=2 * patches * tower.width * language.width,
+                scores=0,
+            ),
+            *decoder(
+                language,
+                tokens=regions * (prefix + length),
+                pairs=regions * (prefix**2 + length * (prefix + length)),
+                predicted=regions * target,
+                scope=scope + "decoder/",
+                before=(eye, bridge),
+            ),
+        ),
+    )
+
+
 def details(focus, width):
     """Multiply-adds that read one region's focus, a crop of `focus` pixels a side."""
     first, second = FOCUS_WIDTHS

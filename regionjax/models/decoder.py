@@ -251,7 +251,7 @@ class Decoder(nn.Module):
         # neither the table nor its gradient is ever whole.
         x = jnp.take(table, tokens.reshape(tokens.shape[0], -1), axis=0)
         x = constrain(constrain(x, "embedded"), "tokens")
-        x = x.reshape(*tokens.shape, -1)
+        x = x.reshape(*tokens.shape, self.config.width)
         return x * self.config.width**0.5 if self.config.scaled_embedding else x
 
     def unembedding(self):

@@ -301,7 +301,8 @@ class T5(nn.Module):
         """i32 [B, …] → [B, …, D]."""
         # As in Decoder.embed: neither the table nor its gradient is ever whole.
         x = jnp.take(self.embedding.astype(self.dtype), tokens.reshape(tokens.shape[0], -1), axis=0)
-        return constrain(constrain(x, "embedded"), "tokens").reshape(*tokens.shape, -1)
+        x = constrain(constrain(x, "embedded"), "tokens")
+        return x.reshape(*tokens.shape, self.config.width)
 
     def unembedding(self):
         """[V, D]; logits are hidden · unembeddingᵀ."""
