@@ -34,7 +34,7 @@ def describe(params, shardings, optimizer, dropped):
                 note.strip(),
             )
         )
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def summarize(params, shardings, optimizer, dropped):
@@ -58,7 +58,7 @@ def summarize(params, shardings, optimizer, dropped):
         note = ", ".join(filter(None, (frozen, whole)))
         size = f"{group['bytes'] / 2**20:.2f}"
         rows.append((part, f"{group['count']:,}", size, rate, decay, note))
-    return _aligned(rows)
+    return aligned(rows)
 
 
 def shard_bytes(array, sharding):
@@ -70,7 +70,8 @@ def _spec(sharding):
     return "(" + ", ".join("-" if entry is None else str(entry) for entry in sharding.spec) + ")"
 
 
-def _aligned(rows):
+def aligned(rows):
+    """Rows of texts as lines, in columns of one width each."""
     widths = [max(map(len, column)) for column in itertools.zip_longest(*rows, fillvalue="")]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -12,23 +12,23 @@ CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 
 
-def write(params, alpha, architecture, config, out, base):
-    """Writes a new directory `out` that PEFT loads on the exported base model.
+def write(params, alpha, rows, out, base):
+    """Writes a new directory `out` that PEFT loads on the base model.
+
+    Layers are named as in the base model's files.
 
     Args:
       params: nested parameters with the scope `lora`, numpy arrays.
       alpha: of config.lora.
-      architecture, config: of the base model.
-      base: name of the base model, for adapter_config.json.
+      rows: table of the base model.
+      out: folder to be made.
+      base: where the base model is, for adapter_config.json.
 
     Raises:
-      WeightsError: no adapters, or one whose layer is fused with others in theirs.
+      WeightsError: an adapter whose layer is fused with others in theirs.
     """
     pairs = lora.pairs(params)
-    if not pairs:
-        raise WeightsError("there are no adapters; export without --lora peft")
     leaves = tables.flatten({name: tree for name, tree in params.items() if name != lora.SCOPE})
-    rows = architecture.rows(config)
     tensors, ranks = {}, {}
     for piece in table.expand(rows, tables.nest(leaves)):
         path, _, leaf = piece.ours.rpartition("/")

@@ -5,6 +5,7 @@ have no config, their tensors say what they are.
 """
 
 import dataclasses
+import difflib
 import functools
 import pathlib
 from collections.abc import Callable
@@ -12,14 +13,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from regionjax.config import nearest
-from regionjax.models import albef, bert, decoder, instructblip, swin, t5, vit
+from regionjax.models import albef, bert, decoder, instructblip, paligemma, swin, t5, vit
 from regionjax.weights import files
 from regionjax.weights.table import WeightsError
 from regionjax.weights.tables import albef as albef_table
 from regionjax.weights.tables import bert as bert_table
 from regionjax.weights.tables import decoder as decoder_table
 from regionjax.weights.tables import instructblip as instructblip_table
+from regionjax.weights.tables import paligemma as paligemma_table
 from regionjax.weights.tables import swin as swin_table
 from regionjax.weights.tables import t5 as t5_table
 from regionjax.weights.tables import vit as vit_table
@@ -46,6 +47,7 @@ class Architecture:
 
     Attributes:
       name: of the class in transformers, as in config.json's `architectures`; or ALBEF.
+      family: those that are compared with their references in one way; see checking.py.
       module: (config, dtype) → nn.Module.
       inputs: (config) → arguments of `method` that initialise all parameters.
       rows: (config) → table.
@@ -56,6 +58,7 @@ class Architecture:
     """
 
     name: str
+    family: str
     module: Callable
     inputs: Callable
     rows: Callable
@@ -79,7 +82,7 @@ class Architecture:
             raise WeightsError(f"config.json of a {self.name} has no {error}") from error
         except WeightsError:
             raise
-        except (TypeError, ValueError) as error:  # the config's own checks
+        except (AttributeError, TypeError, ValueError) as error:  # the config's own checks
             raise WeightsError(f"config.json of a {self.name}: {error}") from error
 
 
@@ -104,6 +107,7 @@ def _tokens(*shape):
 def _vits():
     """Towers alone, and those that are taken from a pair of towers or from a classifier."""
     shared = {
+        "family": "vit",
         "module": vit.ViT,
         "inputs": lambda config: (_image(config),),
         "configure": lambda found: vit_table.config_from(found.values, found.processor),
@@ -130,6 +134,7 @@ def _of(function, model_type):
 
 def _swins():
     shared = {
+        "family": "swin",
         "module": swin.Swin,
         "inputs": lambda config: (_image(config),),
         "configure": lambda found: swin_table.config_from(found.values),
@@ -146,6 +151,7 @@ def _swins():
 
 def _berts():
     shared = {
+        "family": "bert",
         "module": bert.Bert,
         "inputs": lambda config: (_tokens(1, 1, 2),),
         "rows": bert_table.rows,
@@ -159,6 +165,7 @@ def _berts():
 
 def _decoders():
     shared = {
+        "family": "decoder",
         "module": decoder.Decoder,
         "inputs": lambda config: (_tokens(1, 2),),
         "configure": lambda found: decoder_table.config_from(found.values),
@@ -178,6 +185,7 @@ def _decoders():
 def _encoder_decoders():
     yield Architecture(
         "T5ForConditionalGeneration",
+        family="t5",
         module=t5.T5,
         inputs=lambda config: (_tokens(1, 2), _tokens(1, 2)),
         rows=t5_table.rows,
@@ -190,6 +198,7 @@ def _systems():
     for name, *_ in instructblip_table.KINDS.values():
         yield Architecture(
             name,
+            family="instructblip",
             module=instructblip.InstructBlip,
             inputs=_instructblip_inputs,
             rows=instructblip_table.rows,
@@ -199,7 +208,17 @@ def _systems():
             sharding_rules=instructblip.sharding_rules,
         )
     yield Architecture(
+        "PaliGemmaForConditionalGeneration",
+        family="paligemma",
+        module=paligemma.PaliGemma,
+        inputs=lambda config: (_image(config.vit), _tokens(1, 1, 2), _tokens(1, 1, 2)),
+        rows=paligemma_table.rows,
+        configure=lambda found: paligemma_table.config_from(found.values, found.processor),
+        sharding_rules=lambda config: paligemma.SHARDING_RULES,
+    )
+    yield Architecture(
         "ALBEF",
+        family="albef",
         module=albef.Albef,
         inputs=lambda config: (_image(config.vit), _tokens(1, 1, 2)),
         rows=albef_table.rows,
@@ -253,5 +272,8 @@ def known(values, where):
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]
     public = [name for name in ARCHITECTURES if name != "ALBEF"]
-    hint = nearest(names[0], public)
-    raise WeightsError(f"{where}: architecture {names[0]} is not known{hint}")
+    near = difflib.get_close_matches(names[0], public, n=1, cutoff=0.9)
+    hint = f"; did you mean `{near[0]}`?" if near else ""
+    raise WeightsError(
+        f"{where}: architecture {names[0]} is not known{hint}; known: {', '.join(public)}"
+    )

@@ -37,17 +37,31 @@ def export_weights(
     """
     if lora_as not in LORA:
         raise WeightsError(f"adapters as {lora_as!r}{nearest(lora_as, LORA)}")
+    if not shard_bytes > 0:
+        raise WeightsError(f"files of at most {shard_bytes} bytes; expected a number above 0")
+    files.must_be_new(out)
     said = _origin_of(like or folder)
     architecture, config = reopened(said)
     directory, step = _newest(folder, step)
     params = _load(directory, step, part, architecture.shapes(config, "float32"))
+    dtypes = _dtypes(architecture.rows(config), said, params)
+    values = said["values"]
+    if architecture.tower:  # of a larger model, this part alone is ours
+        values = architecture.tower(config)
+        architecture = architectures.known(values, "the exported config")
+    rows = architecture.rows(config)
     if lora_as == "peft":
-        alpha = _alpha(directory, step)
-        adapters.write(params, alpha, architecture, config, out, base=str(like or folder))
+        if lora.SCOPE not in params:
+            raise WeightsError(f"{folder} has no adapters there; export without --lora peft")
+        adapters.write(params, _alpha(directory, step), rows, out, base=said["source"])
     else:
         if lora.SCOPE in params:
             params = lora.merge(params, _alpha(directory, step))
-        _write(params, architecture, config, said, out, shard_bytes)
+        headers, produce = _theirs(params, rows, dtypes)
+        if architecture.name == "ALBEF":
+            files.write_torch(out, headers, produce)
+        else:
+            files.write_directory(out, values, headers, produce, shard_bytes)
     log.info("%s", out)
 
 
@@ -59,16 +73,18 @@ def reopened(said):
     return architecture, architecture.config(description)
 
 
-def _write(params, architecture, config, said, out, shard_bytes):
-    dtypes = {
+def _dtypes(rows, said, params):
+    """{(path of ours, index): dtype that its tensor was imported with}."""
+    base = {name: tree for name, tree in params.items() if name != lora.SCOPE}
+    return {
         (piece.ours, piece.index): said["tensors"][piece.theirs][0]
-        for piece in table.expand(architecture.rows(config), params)
+        for piece in table.expand(rows, base)
     }
-    values = said["values"]
-    if architecture.tower:  # of a larger model, this part alone is ours
-        values = architecture.tower(config)
-        architecture = architectures.known(values, "the exported config")
-    pieces = table.by_tensor(table.expand(architecture.rows(config), params))
+
+
+def _theirs(params, rows, dtypes):
+    """{name: (shape, dtype)} of the tensors to write, and name → numpy array."""
+    pieces = table.by_tensor(table.expand(rows, params))
     headers = {
         name: (group[0].whole_shape, jnp.dtype(dtypes[group[0].ours, group[0].index]))
         for name, group in pieces.items()
@@ -78,10 +94,7 @@ def _write(params, architecture, config, said, out, shard_bytes):
     def produce(name):
         return table.join(pieces[name], lambda path, index: leaves[path][index])
 
-    if architecture.name == "ALBEF":
-        files.write_torch(out, headers, produce)
-    else:
-        files.write_directory(out, values, headers, produce, shard_bytes)
+    return headers, produce
 
 
 def _origin_of(folder):
@@ -100,7 +113,8 @@ def _newest(folder, step):
     directory = pathlib.Path(folder) / CHECKPOINTS
     step = checkpoint.latest_step(directory) if step is None else step
     if step is None or not (directory / str(step)).is_dir():
-        raise WeightsError(f"there is no checkpoint {'' if step is None else step} in {directory}")
+        which = "checkpoint" if step is None else f"checkpoint {step}"
+        raise WeightsError(f"there is no {which} in {directory}")
     return directory, step
 
 

@@ -131,8 +131,8 @@ def open_tensors(path):
 
 def _open_shards(folder):
     index = read_json(folder / INDEX).get("weight_map")
-    if not isinstance(index, dict):
-        raise WeightsError(f"{folder / INDEX} has no weight_map")
+    if not isinstance(index, dict) or not all(isinstance(name, str) for name in index.values()):
+        raise WeightsError(f"{folder / INDEX} has no weight_map from tensors to files")
     names = sorted(set(index.values()))
     for name in names:
         if not (folder / name).is_file():
@@ -241,16 +241,28 @@ def write_directory(folder, config, headers, produce, shard_bytes):
 def new_directory(folder):
     """A folder under another name, which gets its own when all went well."""
     folder = pathlib.Path(folder)
-    if folder.exists():
-        raise WeightsError(f"{folder} exists; name a new folder")
+    must_be_new(folder)
     partial = folder.with_name(folder.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)  # of one that was killed
     try:
         partial.mkdir(parents=True)
         yield partial
         os.replace(partial, folder)
+    except OSError as error:
+        raise _unwritten(folder, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def must_be_new(path):
+    """Raises WeightsError when there is something already."""
+    if pathlib.Path(path).exists():
+        raise WeightsError(f"{path} exists; name a new one")
+
+
+def _unwritten(path, error):
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return WeightsError(f"{path} could not be written ({reason}); nothing of it was kept")
 
 
 def write_safetensors(file, headers, produce):
@@ -280,16 +292,20 @@ def write_torch(file, headers, produce):
     import torch
 
     file = pathlib.Path(file)
-    if file.exists() or file.suffix != ".pth":
-        raise WeightsError(f"{file}: name a new file that ends in .pth")
+    must_be_new(file)
+    if file.suffix != ".pth":
+        raise WeightsError(f"{file}: name a file that ends in .pth")
     partial = file.with_name(file.name + PARTIAL)
     tensors = {
         name: torch.from_numpy(np.array(produce(name), dtype))
         for name, (_, dtype) in headers.items()
     }
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         torch.save({"model": tensors}, partial)
         os.replace(partial, file)
+    except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+        raise _unwritten(file, error) from error
     finally:
         partial.unlink(missing_ok=True)
 

@@ -8,11 +8,13 @@ import collections
 import json
 import math
 import pathlib
+import shutil
 
 import jax
 import numpy as np
 
 from regionjax import checkpoint, sharding, tables
+from regionjax.config import nearest
 from regionjax.journal import log
 from regionjax.weights import architectures, table
 from regionjax.weights.table import WeightsError
@@ -33,6 +35,8 @@ def import_weights(source, folder, mesh, *, dtype="float32"):
     Raises:
       WeightsError: the source cannot be read or does not fit its config; nothing is written then.
     """
+    if dtype not in DTYPES:
+        raise WeightsError(f"parameters of {dtype!r}{nearest(dtype, DTYPES)}")
     folder = pathlib.Path(folder)
     if checkpoint.latest_step(folder / CHECKPOINTS) is not None:
         raise WeightsError(f"{folder} holds a checkpoint; name a new folder")
@@ -51,7 +55,7 @@ def import_weights(source, folder, mesh, *, dtype="float32"):
     params = {
         path: _placed(read, sources[path], leaf, places[path]) for path, leaf in leaves.items()
     }
-    meta = {"step": 0, "weights": json.dumps(_origin(found, sources))}
+    meta = {"step": 0, "weights": json.dumps(_origin(found, source, sources))}
     _save(folder, {"params": tables.nest(params)}, meta)
     log.info("%s", folder)
 
@@ -69,19 +73,20 @@ def origin(folder, step=0):
     """What an imported checkpoint says about where it comes from, or None.
 
     Returns:
-      {"architecture", "values" and "processor" (architectures.Description), "tensors": {name:
-      [dtype, shape]} of those that became parameters}.
+      {"architecture", "source": its path, "values" and "processor" (architectures.Description),
+      "tensors": {name: [dtype, shape]} of those that became parameters}.
     """
     said = checkpoint.load_meta(pathlib.Path(folder) / CHECKPOINTS, step).get("weights")
     return said and json.loads(said)
 
 
-def _origin(found, sources):
+def _origin(found, source, sources):
     """For export: with it, what comes out is what went in."""
     names = {piece.theirs: name for pieces in sources.values() for name, piece in pieces}
     headers = found.tensors.headers
     return {
         "architecture": found.architecture.name,
+        "source": str(source),
         "values": found.description.values,
         "processor": found.description.processor,
         "tensors": {
@@ -122,8 +127,13 @@ def _aligned(shape, dtype):
 
 
 def _save(folder, state, meta):
-    checkpoints = checkpoint.Checkpoints(folder / CHECKPOINTS)
+    made = folder if not folder.exists() else folder / CHECKPOINTS
     try:
-        checkpoints.save(0, state, 0, meta)  # no input was read
-    finally:
-        checkpoints.close()
+        checkpoints = checkpoint.Checkpoints(folder / CHECKPOINTS)
+        try:
+            checkpoints.save(0, state, 0, meta)  # no input was read
+        finally:
+            checkpoints.close()
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise

@@ -130,7 +130,7 @@ def test_bad_input_leaves_nothing(tmp_path):
     [
         (None, r"config.json: No such file"),
         ({"architectures": ["T5ForConditionalGenration"]}, "did you mean `T5ForConditionalGener"),
-        ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM is not known; did you"),
+        ({"architectures": ["MambaForCausalLM"]}, "MambaForCausalLM is not known; known: CLIPV"),
         ({"architectures": None}, r"architecture \(none\) is not known"),
         ({"d_model": None}, "config.json of a T5ForConditionalGeneration has no 'd_model'"),
         ({"feed_forward_proj": "gated-tanhh"}, "dense_act_fn 'tanhh'"),
