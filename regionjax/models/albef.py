@@ -135,7 +135,7 @@ class Albef(nn.Module):
     def clamped_temperature(self):
         """f32: what similarities are divided by; the gradient flows outside its range as well."""
         t = self.temperature
-        return t + jax.lax.stop_gradient(jnp.clip(t, *TEMPERATURE) - t)
+        return jax.lax.stop_gradient(jnp.clip(t, *TEMPERATURE)) + (t - jax.lax.stop_gradient(t))
 
 
 def sharding_rules(config):

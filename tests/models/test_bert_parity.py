@@ -182,10 +182,10 @@ def instructed(request, tmp_path_factory):
         vocab_size=VOCABULARY, encoder_hidden_size=ENCODER_WIDTH, **settings
     )
     model = randomise(InstructBlipQFormerModel(theirs))
-    return (model, *_qformer(model, queries, tmp_path_factory.mktemp("q"), texts(2)[0]))
+    return (model, *with_queries(model, queries, tmp_path_factory.mktemp("q"), texts(2)[0]))
 
 
-def _qformer(model, queries, folder, text):
+def with_queries(model, queries, folder, text):
     """Config, tensors, parameters and what is seen, [B, P, E]."""
     rng = np.random.default_rng(1)
     encoded = rng.normal(size=(B, P, ENCODER_WIDTH)).astype(np.float32)
@@ -263,7 +263,7 @@ def test_qformer_without_text(tmp_path):
     settings, queries = QFORMERS[0]
     theirs = Blip2QFormerConfig(encoder_hidden_size=ENCODER_WIDTH, **settings)
     model = randomise(Blip2QFormerModel(theirs))
-    config, tensors, params, encoded = _qformer(model, queries, tmp_path, None)
+    config, tensors, params, encoded = with_queries(model, queries, tmp_path, None)
     assert config.vocabulary == 0
     with torch.no_grad():
         expected = model(
