@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import vit_reference as reference
@@ -36,8 +35,11 @@ def test_golden(model_type):
 
 
 def initialise(config, image=IMAGE):
-    network = vit.ViT(config)
-    return network, jax.jit(network.init)(jax.random.key(0), image)
+    """A compiled ViT and random variables."""
+    network, rng = vit.ViT(config), np.random.default_rng(0)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), image)
+    variables = jax.tree.map(lambda x: np.float32(0.3 * rng.normal(size=x.shape)), shapes)
+    return jax.jit(network.apply), variables
 
 
 def test_remat_and_unroll_change_nothing():
@@ -62,11 +64,33 @@ def test_remat_and_unroll_change_nothing():
 def test_pixels_are_normalised_by_channel():
     config = dataclasses.replace(TINY, mean=(0.1, 0.5, 0.9), std=(0.2, 0.5, 1.0))
     network, variables = initialise(config)
-    variables["params"]["patch_embedding"]["kernel"] = jnp.eye(48)[:, :12]  # the first four pixels
+    variables["params"]["patch_embedding"]["kernel"] = np.eye(48)[:, :12]  # the first four pixels
     variables["params"]["position_embedding"] *= 0
-    got = network.apply(variables, IMAGE)[1]["embedding"][:, 0].reshape(2, 4, 3)
+    variables["params"]["patch_embedding"]["bias"] *= 0
+    got = network(variables, IMAGE)[1]["embedding"][:, 0].reshape(2, 4, 3)
     expected = (IMAGE[:, 0, :4] / 255 - np.array(config.mean)) / np.array(config.std)
     np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
+def test_the_stem_is_two_strided_convolutions():
+    config = dataclasses.replace(TINY, patch_size=8, stem_width=6, interpolation="bicubic")
+    image = np.random.default_rng(1).integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
+    network, variables = initialise(config, image)
+    params = variables["params"]
+    params["position_embedding"] *= 0
+    x = np.float32(image) / 127.5 - 1
+    for name, channels in (("stem_in", 3), ("stem_out", 3)):
+        kernel = params[name]["kernel"].reshape(4, 4, channels, -1)
+        x = jax.lax.conv_general_dilated(
+            x, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        x = jax.nn.gelu(x + params[name]["bias"])
+    kernel = params["patch_embedding"]["kernel"].reshape(2, 2, 6, -1)
+    x = jax.lax.conv_general_dilated(
+        x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    x = (x + params["patch_embedding"]["bias"]).reshape(2, 6, -1)
+    close(network(variables, image)[1]["embedding"], x)
 
 
 def test_bicubic_weights_by_hand():
@@ -94,9 +118,9 @@ def test_what_is_beyond_the_last_whole_patch_is_not_seen():
     image = np.pad(IMAGE, [(0, 0), (0, 3), (0, 3), (0, 0)])
     network, variables = initialise(config, image)
     assert variables["params"]["position_embedding"].shape == (4, 12)
-    before = network.apply(variables, image)[0]
+    before = network(variables, image)[0]
     image[:, 8:], image[:, :, 8:] = 77, 99
-    np.testing.assert_array_equal(network.apply(variables, image)[0], before)
+    np.testing.assert_array_equal(network(variables, image)[0], before)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +145,8 @@ def test_images_that_do_not_fit_are_refused(changes, shape, message):
         ({"heads": 5}, "width 12 is not a multiple of heads 5"),
         ({"image_size": 3}, "image_size 3 is less than one patch of 4"),
         ({"std": (1.0, 0.0, 1.0)}, "std > 0"),
-        ({"stem_patch": 3, "stem_width": 4}, "stem_patch 3 must divide patch_size 4"),
+        ({"patch_size": 6, "stem_width": 4}, "patch_size 6 a multiple of the stem's 4 pixels"),
+        ({"stem_width": 5}, "stem_width 5 must be even"),
     ],
 )
 def test_configs_that_cannot_be(changes, message):
@@ -151,7 +176,7 @@ def test_a_preprocessor_says_what_pixels_are():
 
 @pytest.mark.parametrize("name", [None, *vit.PRESETS])
 def test_every_parameter_has_a_sharding_rule_and_every_rule_a_parameter(name):
-    config = vit.PRESETS[name] if name else dataclasses.replace(TINY, stem_patch=2, stem_width=4)
+    config = vit.PRESETS[name] if name else dataclasses.replace(TINY, stem_width=4)
     image = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, 3), np.uint8)
     shapes = jax.eval_shape(vit.ViT(config).init, jax.random.key(0), image)["params"]
     flat = tables.flatten(shapes)
