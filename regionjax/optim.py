@@ -1,8 +1,8 @@
-"""AdamW with warm-up, cosine decay and clipping; tables say what holds for which parameter.
+"""AdamW and Muon with warm-up, cosine decay and clipping; tables say what holds where.
 
-Three first-match tables over paths such as `params/decoder/layers/mlp_out/kernel`: learning-rate
-multipliers, weight decay, frozen. A frozen parameter has no gradient, no optimiser slot and no
-update: the parameters are split before the gradient is taken.
+Four first-match tables over paths such as `params/decoder/layers/mlp_out/kernel`: learning-rate
+multipliers, weight decay, Muon, frozen. A frozen parameter has no gradient, no optimiser slot and
+no update: the parameters are split before the gradient is taken.
 """
 
 import dataclasses
@@ -11,10 +11,13 @@ import math
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 from flax import traverse_util
 
 from regionjax import tables
 from regionjax.config import ConfigError
+
+ROOT_MEAN_SQUARE = 0.2  # of Muon's directions, times the learning rate: arXiv:2502.16982, eq. 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +27,12 @@ class OptimConfig:
     The learning rate rises linearly over the first `warmup_fraction` of the run, then falls along
     a cosine towards `final_fraction` of its peak, reached when the run is over. Weight decay is
     decoupled and scaled by the learning rate, as in AdamW.
+
+    The table `muon` names the kernels whose momentum is made orthogonal before it is applied
+    (https://kellerjordan.github.io/posts/muon), and says how each is a matrix: one letter an axis,
+    `i` what it reads, `o` what it writes, `b` several matrices (layers, or heads one by one). So a
+    stacked query kernel [L, D, N, H] is "bioo", or "bibo" by heads. "" leaves a parameter to Adam.
+    Directions are scaled to a root mean square near Adam's, so that one schedule suits both.
     """
 
     learning_rate: float
@@ -35,6 +44,8 @@ class OptimConfig:
     epsilon: float = 1e-8
     learning_rate_multipliers: tuple = ((".*", 1.0),)
     weight_decay: tuple = ((".*", 0.0),)
+    muon: tuple = ((".*", ""),)
+    muon_momentum: float = 0.95
     frozen: tuple = ((".*", False),)
 
     def __post_init__(self):
@@ -44,6 +55,8 @@ class OptimConfig:
         for name in ("learning_rate", "clip_norm", "epsilon"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} = {getattr(self, name)}, expected a positive number")
+        if not 0 <= self.muon_momentum < 1:
+            raise ValueError(f"muon_momentum = {self.muon_momentum}, expected 0 to below 1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +67,15 @@ class Optimizer:
       schedule: (step) → learning rate before multipliers.
       multipliers, decay: {path: float} of every parameter.
       frozen: {path: bool} of every parameter.
-      moments: the optax transformation with the slots (clipping and Adam).
+      muon: {path: axes} of every parameter, "" for Adam's.
+      moments: the optax transformation with the slots (clipping, Adam, Muon).
     """
 
     schedule: optax.Schedule
     multipliers: dict
     decay: dict
     frozen: dict
+    muon: dict
     moments: optax.GradientTransformation
 
     def split(self, params):
@@ -81,7 +96,7 @@ class Optimizer:
         return self.moments.init(self.split(params)[0])
 
     def update(self, gradients, slots, trainable, step):
-        """One step of AdamW.
+        """One step.
 
         Args:
           gradients: like `trainable`.
@@ -96,7 +111,7 @@ class Optimizer:
         rate = self.schedule(step)
 
         def move(path, value, direction):
-            name = "params/" + jax.tree_util.keystr(path, simple=True, separator="/")
+            name = _name(path)
             decayed = direction + self.decay[name] * value
             return (value - rate * self.multipliers[name] * decayed).astype(value.dtype)
 
@@ -127,6 +142,13 @@ def make_optimizer(config, steps, params):
     frozen = look("frozen", lambda value: isinstance(value, bool), "True or False")
     if all(frozen.values()):
         raise ConfigError("config.optim.frozen freezes every parameter; nothing is left to train")
+    muon = look("muon", lambda value: isinstance(value, str), "letters b, i and o, or ''")
+    for path, axes in muon.items():
+        if axes and (len(axes) != paths[path].ndim or not {"i", "o"} <= set(axes) <= set("bio")):
+            raise ConfigError(
+                f"config.optim.muon: {axes!r} for {path} of shape {list(paths[path].shape)}, "
+                "expected one letter an axis: i and o, and b for several matrices"
+            )
     return Optimizer(
         schedule=_schedule(config, steps),
         multipliers=look(
@@ -134,11 +156,47 @@ def make_optimizer(config, steps, params):
         ),
         decay=look("weight_decay", lambda v: _number(v) and v >= 0, "a number of at least 0"),
         frozen=frozen,
-        moments=optax.chain(
-            optax.clip_by_global_norm(config.clip_norm),
-            optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.epsilon),
-        ),
+        muon=muon,
+        moments=optax.chain(optax.clip_by_global_norm(config.clip_norm), _moments(config, muon)),
     )
+
+
+def _moments(config, muon):
+    """Adam, or Muon where the table {path: axes} says so."""
+    adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.epsilon)
+    if not any(muon.values()):
+        return adam
+
+    def matrices(tree):
+        def matrix(path, _):
+            axes = muon[_name(path)]
+            which = lambda letter: tuple(i for i, axis in enumerate(axes) if axis == letter)  # noqa: E731
+            return optax.contrib.MuonDimensionNumbers(which("i"), which("o"))
+
+        return jax.tree_util.tree_map_with_path(matrix, tree)
+
+    def scale(updates, _):
+        def one(path, update):
+            sizes = {letter: 1 for letter in "bio"}
+            for letter, size in zip(muon[_name(path)], update.shape, strict=True):
+                sizes[letter] *= size
+            return update * (ROOT_MEAN_SQUARE * math.sqrt(max(sizes["i"], sizes["o"])))
+
+        return jax.tree_util.tree_map_with_path(one, updates)
+
+    def labels(tree):
+        label = lambda path, _: "muon" if muon[_name(path)] else "adam"  # noqa: E731
+        return jax.tree_util.tree_map_with_path(label, tree)
+
+    orthogonal = optax.chain(
+        optax.contrib.scale_by_muon(beta=config.muon_momentum, weight_dimension_numbers=matrices),
+        optax.stateless(scale),
+    )
+    return optax.partition({"adam": adam, "muon": orthogonal}, labels)
+
+
+def _name(path):
+    return "params/" + jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _number(value):

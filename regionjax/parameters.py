@@ -20,7 +20,9 @@ def describe(params, shardings, optimizer, dropped):
     header = ("path", "shape", "dtype", "sharding", "rate ×", "decay", "")
     rows = [header]
     for path, array in tables.flatten(params, "params").items():
-        note = "frozen" if optimizer.frozen[path] else ""
+        note = _treatment(optimizer, path)
+        if note == "muon":
+            note += f" {optimizer.muon[path]}"
         for axis, dimension in dropped.get(path, ()):
             note += f" {axis} does not divide {array.shape[dimension]}: left whole"
         rows.append(
@@ -44,7 +46,7 @@ def summarize(params, shardings, optimizer, dropped):
     for path, array in tables.flatten(params, "params").items():
         treatment = (
             path.split("/")[1],
-            "frozen" if optimizer.frozen[path] else "",
+            _treatment(optimizer, path),
             f"{optimizer.multipliers[path]:g}",
             f"{optimizer.decay[path]:g}",
         )
@@ -53,12 +55,18 @@ def summarize(params, shardings, optimizer, dropped):
         group["bytes"] += shard_bytes(array, places[path])
         group["whole"] += path in dropped
     rows = [("part", "parameters", "MiB a device", "rate ×", "decay", "")]
-    for (part, frozen, rate, decay), group in groups.items():
+    for (part, treatment, rate, decay), group in groups.items():
         whole = f"{group['whole']} less sharded than the rules say" if group["whole"] else ""
-        note = ", ".join(filter(None, (frozen, whole)))
+        note = ", ".join(filter(None, (treatment, whole)))
         size = f"{group['bytes'] / 2**20:.2f}"
         rows.append((part, f"{group['count']:,}", size, rate, decay, note))
     return aligned(rows)
+
+
+def _treatment(optimizer, path):
+    if optimizer.frozen[path]:
+        return "frozen"
+    return "muon" if optimizer.muon[path] else ""
 
 
 def shard_bytes(array, sharding):

@@ -28,8 +28,8 @@ ACTIVATIONS = {
     "logits": P(BATCH, None, None, "tensor"),  # [B, R, T, V]
 }
 
-# The trainer's own scalars; systems need not know of them.
-COUNTERS = re.compile(r"^(step|skipped|skipped_in_row)$|^opt_state/.*count$")
+# The trainer's own numbers; systems need not know of them.
+COUNTERS = re.compile(r"^(step|skipped|skipped_in_row)$|^opt_state/.*(count|ns_coeffs)$")
 
 
 def constrain(x, name):

@@ -1,4 +1,4 @@
-"""The optimiser against optax's own AdamW, tables, freezing, the schedule."""
+"""The optimiser against optax's own AdamW and Muon written out; tables, freezing, schedule."""
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +68,67 @@ def test_frozen_parameters_have_no_slots():
     assert sorted(slots) == ["1/count", "1/mu/head/kernel", "1/nu/head/kernel"]
 
 
+def orthogonal(momentum):
+    """Muon's five quintic steps in numpy for one matrix; its singular values end near 1."""
+    x = momentum / np.linalg.norm(momentum)
+    x = x.T if x.shape[0] > x.shape[1] else x
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x if x.shape == momentum.shape else x.T
+
+
+@pytest.mark.parametrize(
+    "axes, matrices",  # of a kernel [L=2, D=3, N=2, H=4]
+    [
+        ("bioo", [((i,), (3, 8)) for i in range(2)]),
+        ("biio", [((i,), (6, 4)) for i in range(2)]),
+        ("bibo", [((i, slice(None), n), (3, 4)) for i in range(2) for n in range(2)]),
+    ],
+)
+def test_muon_makes_each_matrix_orthogonal(axes, matrices):
+    rng = np.random.default_rng(0)
+    kernels = rng.normal(size=(3, 2, 3, 2, 4)).astype(np.float32)
+    params = {"query": {"kernel": jnp.asarray(kernels[0]), "bias": jnp.zeros(3)}}
+    config = OptimConfig(
+        learning_rate=0.1,
+        muon=(("kernel", axes), (".*", "")),
+        muon_momentum=0.9,
+        weight_decay=(("kernel", 0.5), (".*", 0.0)),
+        clip_norm=1e6,
+    )
+    optimizer = make_optimizer(config, 10, params)
+    slots = optimizer.init(params)
+    sizes = {path: np.size(slot) for path, slot in flatten(slots).items()}
+    assert sizes["1/inner_states/muon/inner_state/0/mu/query/kernel"] == 48
+    assert not any("adam" in path and "kernel" in path for path in sizes)
+    expected, first, trained = kernels[0], 0, params
+    for step, gradient in enumerate(kernels[1:]):
+        first = 0.9 * first + 0.1 * gradient
+        ahead = 0.9 * first / (1 - 0.9 ** (step + 2)) + 0.1 * gradient / (1 - 0.9 ** (step + 1))
+        direction = np.zeros_like(expected)
+        for place, shape in matrices:
+            one = orthogonal(ahead[place].reshape(shape)) * 0.2 * np.sqrt(max(shape))
+            direction[place] = one.reshape(direction[place].shape)
+        rate = float(optimizer.schedule(step))
+        expected = expected - rate * (direction + 0.5 * expected)
+        grads = {"query": {"kernel": jnp.asarray(gradient), "bias": jnp.ones(3)}}
+        trained, slots = optimizer.update(grads, slots, trained, step)
+        np.testing.assert_allclose(trained["query"]["kernel"], expected, rtol=1e-4, atol=1e-5)
+    assert (np.asarray(trained["query"]["bias"]) < 0).all()  # Adam's
+
+
+def test_muon_leaves_frozen_kernels_alone():
+    config = OptimConfig(
+        learning_rate=0.1,
+        muon=(("kernel", "io"), (".*", "")),
+        frozen=(("^params/vit/", True), (".*", False)),
+    )
+    slots = flatten(make_optimizer(config, 10, PARAMS).init(PARAMS))
+    assert not any("vit" in path for path in slots)
+    assert any(path.endswith("mu/head/kernel") for path in slots)
+
+
 @pytest.mark.parametrize(
     "tables, message",
     [
@@ -77,6 +138,9 @@ def test_frozen_parameters_have_no_slots():
         ({"weight_decay": (("kernle", 0.1), (".*", 0.0))}, "'kernle' matches nothing"),
         ({"weight_decay": ((".*", -0.1),)}, "weight_decay: -0.1 for params/.*at least 0"),
         ({"learning_rate_multipliers": ((".*", 0),)}, "learning_rate_multipliers: 0 for params/"),
+        ({"muon": ((".*", "io"),)}, r"muon: 'io' for params/vit/bias of shape \[4\], expected one"),
+        ({"muon": (("kernel", "bo"), (".*", ""))}, "'bo' for params/.*one letter an axis: i and o"),
+        ({"muon": (("kernel", True), (".*", ""))}, "muon: True for params/.*letters b, i and o"),
     ],
 )
 def test_tables_are_strict(tables, message):
