@@ -137,17 +137,38 @@ def train(texts, vocabulary_size, location_bins, directory):
 def adopt(source, location_bins, directory):
     """Saves a Hugging Face tokenizer directory with location tokens added where they are absent.
 
+    Batches are padded with id 0: where that is a word, as in Qwen's, it changes places with the
+    padding, and `swap` of config.init_from does the same to the table of embeddings.
+
     Raises:
-      DataError: not a tokenizer, one without eos, one whose id 0 is not its padding, or one with
-        another number of location tokens.
+      DataError: not a tokenizer, one without eos, one whose padding is its eos or cannot change
+        places, or one with another number of location tokens.
     """
     engine, settings = _read(pathlib.Path(source))
-    _special_id(engine, settings, "eos_token", source)
-    if pad := _special_id(engine, settings, "pad_token", source):
-        raise DataError(f"tokenizer {source} pads with id {pad}; batches are padded with id 0")
+    eos = _special_id(engine, settings, "eos_token", source)
+    pad = _special_id(engine, settings, "pad_token", source)
+    if pad == eos:
+        raise DataError(
+            f"tokenizer {source} pads with its eos; name another eos_token or pad_token"
+        )
+    if pad:
+        engine = _padded_with_zero(engine, pad, source)
     names = {name: _named(settings, name) for name in ("pad_token", "eos_token", "unk_token")}
     names = {name: token for name, token in names.items() if token}
     _save(engine, names, location_bins, pathlib.Path(directory))
+
+
+def _padded_with_zero(engine, pad, source):
+    """The engine with ids 0 and `pad` in each other's place."""
+    contents = json.loads(engine.to_str())
+    vocabulary = contents["model"]["vocab"]
+    if not isinstance(vocabulary, dict):  # Unigram, where the order is the id
+        raise DataError(f"tokenizer {source} pads with id {pad}; batches are padded with id 0")
+    places = {engine.id_to_token(0): pad, engine.id_to_token(pad): 0}
+    vocabulary |= places
+    for added in contents["added_tokens"]:
+        added["id"] = places.get(added["content"], added["id"])
+    return Engine.from_str(json.dumps(contents))
 
 
 def _read(directory):

@@ -1,5 +1,6 @@
 """From one of our checkpoints back to files that transformers, PEFT or ALBEF's code load."""
 
+import dataclasses
 import pathlib
 
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from regionjax.checkpoint import OnHost
 from regionjax.config import nearest
 from regionjax.journal import log
 from regionjax.weights import adapters, architectures, files, table
-from regionjax.weights.importing import CHECKPOINTS, origin
+from regionjax.weights.importing import CHECKPOINTS, origin, reopened
 from regionjax.weights.table import WeightsError
 
 SHARD_BYTES = 5 * 10**9
@@ -22,6 +23,7 @@ def export_weights(
     """Writes `out`: a new directory that transformers loads, or for ALBEF a .pth.
 
     Tensors get the dtypes that they were imported with, so import and export give the same bits.
+    Where a run has given a language model more words, config.json says how many there are now.
 
     Args:
       folder: an imported checkpoint, or the folder of a run.
@@ -43,7 +45,9 @@ def export_weights(
     said = _origin_of(like or folder)
     architecture, config = reopened(said)
     directory, step = _newest(folder, step)
-    params = _load(directory, step, part, architecture.shapes(config, "float32"))
+    there = within(checkpoint.params_in(directory, step), part, directory / str(step))
+    said, config = _as_many_words(said, config, there)
+    params = _load(directory, step, part, there, architecture.shapes(config, "float32"))
     dtypes = _dtypes(architecture.rows(config), said, params)
     values = said["values"]
     if architecture.tower:  # of a larger model, this part alone is ours
@@ -63,14 +67,6 @@ def export_weights(
         else:
             files.write_directory(out, values, headers, produce, shard_bytes)
     log.info("%s", out)
-
-
-def reopened(said):
-    """(Architecture, config) of an `importing.origin`."""
-    architecture = architectures.ARCHITECTURES[said["architecture"]]
-    shapes = {name: tuple(shape) for name, (_, shape) in said["tensors"].items()}
-    description = architectures.Description(said["values"], shapes, said["processor"])
-    return architecture, architecture.config(description)
 
 
 def _dtypes(rows, said, params):
@@ -122,13 +118,21 @@ def _alpha(directory, step):
     return checkpoint.load_meta(directory, step)["config"]["lora"]["alpha"]
 
 
-def _load(directory, step, part, shapes):
-    """Parameters of a scope as nested numpy arrays, compared with `shapes` first.
+def _as_many_words(said, config, there):
+    """Origin and config of a language model whose vocabulary a run may have extended."""
+    table = there.get("embedding")
+    if table is None or table.shape[0] == getattr(config, "vocabulary", table.shape[0]):
+        return said, config
+    count = table.shape[0]
+    values = {**said["values"], "vocab_size": count}
+    return {**said, "values": values}, dataclasses.replace(config, vocabulary=count)
 
-    Adapters of that scope are in it as `lora`.
+
+def _load(directory, step, part, there, shapes):
+    """Parameters of a scope, {path: metadata} `there`, as nested numpy arrays.
+
+    They are compared with `shapes` first. Adapters of that scope are in it as `lora`.
     """
-    saved = checkpoint.params_in(directory, step)
-    there = within(saved, part, directory / str(step))
     wanted = tables.flatten(shapes)
     problems = [f"missing: {path}{nearest(path, there)}" for path in wanted if path not in there]
     for path, leaf in there.items():
@@ -142,7 +146,7 @@ def _load(directory, step, part, shapes):
         raise WeightsError("\n  ".join([f"{what} does not fit the config:", *problems]))
     found = _read(directory, step, part, there)
     scope = f"{lora.SCOPE}/{part}".rstrip("/")
-    if adapted := within(saved, scope, None):
+    if adapted := within(checkpoint.params_in(directory, step), scope, None):
         found[lora.SCOPE] = _read(directory, step, scope, adapted)
     return found
 

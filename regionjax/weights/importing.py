@@ -11,6 +11,7 @@ import pathlib
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from regionjax import checkpoint, sharding, tables
@@ -78,6 +79,41 @@ def origin(folder, step=0):
     """
     said = checkpoint.load_meta(pathlib.Path(folder) / CHECKPOINTS, step).get("weights")
     return said and json.loads(said)
+
+
+def reopened(said):
+    """(Architecture, config) of an `origin`."""
+    architecture = architectures.ARCHITECTURES[said["architecture"]]
+    shapes = {name: tuple(shape) for name, (_, shape) in said["tensors"].items()}
+    description = architectures.Description(said["values"], shapes, said["processor"])
+    return architecture, architecture.config(description)
+
+
+def load(folder, mesh, *, dtype="float32"):
+    """The module of an imported checkpoint and its parameters.
+
+    Args:
+      folder: that `import_weights` wrote.
+      mesh: Mesh that the parameters are laid out on.
+      dtype: of the computation; parameters keep the one that they were imported in.
+
+    Returns:
+      nn.Module, {"params": nested parameters}.
+
+    Raises:
+      WeightsError: no imported checkpoint.
+    """
+    directory = pathlib.Path(folder) / CHECKPOINTS
+    said = origin(folder) if (directory / "0").is_dir() else None
+    if said is None:
+        raise WeightsError(f"{folder} was not made by `python -m regionjax.weights import`")
+    architecture, config = reopened(said)
+    kept = next(iter(checkpoint.params_in(directory, 0).values())).dtype
+    shapes, rules = architecture.shapes(config, kept), architecture.sharding_rules(config)
+    places, _ = sharding.state_shardings({"params": shapes}, rules, mesh)
+    placed = sharding.placed(shapes, places["params"])
+    params = checkpoint.load_params(directory, 0, placed)
+    return architecture.module(config, jnp.dtype(dtype)), {"params": params}
 
 
 def _origin(found, source, sources):

@@ -4,6 +4,7 @@ import json
 import pickle
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -120,6 +121,31 @@ def test_adopted_t5(shared_data, tmp_path):
     assert adopted.encode(text, add_special_tokens=False) == tokenizer.encode(text)
 
 
+def test_padding_changes_places_with_a_word_whose_id_is_0(tmp_path):
+    """As in Qwen's: byte-level BPE, "!" is 0, special tokens behind the words."""
+    engine = tokenizers.Tokenizer(tokenizers.models.BPE())
+    engine.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300, initial_alphabet=alphabet, show_progress=False
+    )
+    engine.train_from_iterator(TEXTS, trainer)
+    engine.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    pad = engine.token_to_id("<|endoftext|>")
+    engine.save(str(tmp_path / "tokenizer.json"))
+    names = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(names))
+    tokens.adopt(tmp_path, 16, tmp_path / "adopted")
+    tokenizer = tokens.Tokenizer(tmp_path / "adopted")
+    assert engine.id_to_token(0) == "!"
+    assert (tokenizer.eos_id, tokenizer.location_base) == (pad + 2, pad + 3)
+    for text in (*TEXTS, "no! not <|im_start|>that", "<|endoftext|>!"):
+        ids = [{0: pad, pad: 0}.get(token, token) for token in engine.encode(text).ids]
+        assert tokenizer.encode(text) == ids
+    assert tokenizer.decode(tokenizer.encode("no! no!!")) == "no! no!!"
+
+
 def test_adopting_twice_needs_the_same_bins(words, tmp_path):
     tokens.adopt(words.directory, 16, tmp_path / "same")
     assert tokens.Tokenizer(tmp_path / "same").size == words.size
@@ -132,7 +158,7 @@ def test_adopting_twice_needs_the_same_bins(words, tmp_path):
     [
         ({"eos_token": None}, "names no eos_token"),
         ({"eos_token": "</s>"}, "names no eos_token"),
-        ({"pad_token": "<eos>"}, "pads with id 1; batches are padded with id 0"),
+        ({"pad_token": "<eos>"}, "pads with its eos; name another"),
     ],
 )
 def test_tokenizers_that_cannot_be_adopted(words, tmp_path, change, message):

@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import albef_file  # noqa: E402
 import public  # noqa: E402
 
 from regionjax.mesh import MeshConfig, make_mesh  # noqa: E402
@@ -16,7 +17,6 @@ from regionjax.weights import (  # noqa: E402
     files,
     importing,
     showing,
-    table,
 )
 from regionjax.weights.table import WeightsError  # noqa: E402
 
@@ -80,40 +80,18 @@ def test_check_notices(tmp_path):
 
 
 def test_albef_is_read_and_written_as_pth(tmp_path):
-    config = architectures.albef.AlbefConfig(**_small_albef())
-    architecture = architectures.ARCHITECTURES["ALBEF"]
-    shapes = architecture.shapes(config, "float32")
-    rng = np.random.default_rng(0)
-    tensors = {}
-    for piece in table.expand(architecture.rows(config), shapes):
-        values = rng.normal(size=piece.whole_shape).astype(np.float32)
-        tensors[piece.theirs] = torch.from_numpy(np.asarray(values))
-    tensors["image_queue"] = torch.zeros(4, 8)
-    torch.save({"model": tensors, "epoch": 1}, tmp_path / "theirs.pth")
+    tensors = albef_file.write(tmp_path / "theirs.pth")
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
     importing.import_weights(tmp_path / "theirs.pth", tmp_path / "ours", mesh)
     exporting.export_weights(tmp_path / "ours", tmp_path / "back.pth")
     back = torch.load(tmp_path / "back.pth", weights_only=True)["model"]
-    assert set(back) == set(tensors) - {"image_queue"}
+    assert set(back) == set(tensors)
     for name, tensor in back.items():
         assert torch.equal(tensor, tensors[name]), name
     with pytest.raises(WeightsError, match="back.pth exists; name a new one"):
         exporting.export_weights(tmp_path / "ours", tmp_path / "back.pth")
     with pytest.raises(WeightsError, match="no ALBEF in transformers to compare with"):
         checking.check(tmp_path / "theirs.pth")
-
-
-def _small_albef():
-    import dataclasses
-
-    preset = architectures.albef.PRESETS["albef-base"]
-    sizes = {"width": 64, "heads": 1, "mlp_width": 24}
-    text = dataclasses.replace(
-        preset.text, **sizes, depth=2, vocabulary=30, positions=9, token_types=2
-    )
-    fusion = dataclasses.replace(preset.fusion, **sizes, depth=2, encoder_width=64, positions=9)
-    tower = dataclasses.replace(preset.vit, **sizes, depth=2, image_size=8, patch_size=4)
-    return {"vit": tower, "text": text, "fusion": fusion, "projection": 8}
 
 
 @pytest.mark.parametrize("name", ["SiglipModel", "Gemma2ForCausalLM"])

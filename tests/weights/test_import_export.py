@@ -109,6 +109,23 @@ def test_part_of_a_run_is_exported_like_its_import(tmp_path):
     np.testing.assert_array_equal(back.read("lm_head.weight"), tensors["lm_head.weight"])
 
 
+def test_a_longer_vocabulary_is_exported_with_its_size(tmp_path):
+    tensors = checkpoints.write(tmp_path / "theirs")
+    importing.import_weights(tmp_path / "theirs", tmp_path / "ours", mesh_of(1, 1, 1))
+    params = expected(tensors)
+    for name in ("embedding", "output_embedding"):
+        params[name] = np.concatenate([params[name], np.full((3, 16), 0.5, np.float32)])
+    run = checkpoint.Checkpoints(tmp_path / "run/checkpoints")
+    run.save(7, {"params": {"t5": params}}, None, {"step": 7})
+    run.close()
+    exporting.export_weights(tmp_path / "run", tmp_path / "back", part="t5", like=tmp_path / "ours")
+    back = files.open_tensors(tmp_path / "back")
+    assert files.read_json(tmp_path / "back/config.json") == {**checkpoints.T5, "vocab_size": 53}
+    for name in ("shared.weight", "lm_head.weight"):
+        np.testing.assert_array_equal(back.read(name)[:50], tensors[name])
+        assert (back.read(name)[50:] == 0.5).all()
+
+
 def test_bad_input_leaves_nothing(tmp_path):
     def rename(tensors):
         tensors["encoder.final_layernorm.weight"] = tensors.pop("encoder.final_layer_norm.weight")
