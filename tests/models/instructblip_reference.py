@@ -56,18 +56,43 @@ CONFIGS = {
         _settings((12, 3, 3, 20, 12, 4), (10, 4, 5, 14), (16, 2, 3, 24, 4), 4),
         True,
     ),
-    "blip_2": (
-        "Blip2",
-        _settings((15, 2, 5, 18, 8, 2), (12, 2, 3, 16), (14, 1, 1, 18, 7), 3),
-        True,
-    ),
     "instructblip_every_layer": (
         "InstructBlip",
         _settings((8, 1, 1, 20, 10, 5), (14, 3, 7, 9), (12, 3, 2, 30, 5), 1),
         False,
     ),
+    "instructblip_rest_of_pixels": (
+        "InstructBlip",
+        _settings((14, 2, 7, 10, 7, 3), (9, 2, 3, 12), (15, 1, 5, 18, 6), 2),
+        True,
+    ),
+    "blip_2": (
+        "Blip2",
+        _settings((15, 2, 5, 18, 8, 2), (12, 2, 3, 16), (14, 1, 1, 18, 7), 3),
+        True,
+    ),
+    "blip_2_every_layer": (
+        "Blip2",
+        _settings((6, 1, 2, 24, 9, 3), (10, 2, 5, 11), (18, 2, 3, 20, 8), 5),
+        True,
+    ),
+    "blip_2_tied": (
+        "Blip2",
+        _settings((9, 3, 3, 12, 6, 3), (8, 4, 1, 20), (10, 2, 5, 16, 3), 1),
+        False,
+    ),
 }
-CONFIGS["instructblip_every_layer"][1]["qformer_config"]["cross_attention_frequency"] = 1
+for _name in ("instructblip_every_layer", "blip_2_every_layer"):
+    CONFIGS[_name][1]["qformer_config"]["cross_attention_frequency"] = 1
+# What they are shown: height and width in sides of their own images, and lengths of the texts.
+SHOWN = {
+    "instructblip": ((1, 1), (7, 5, 6)),
+    "instructblip_every_layer": ((2, 1), (1, 1, 1)),
+    "instructblip_rest_of_pixels": ((1, 3), (12, 9, 4)),
+    "blip_2": ((2, 1), (0, 8, 7)),
+    "blip_2_every_layer": ((1, 1), (0, 1, 5)),
+    "blip_2_tied": ((1, 2), (0, 5, 1)),
+}
 GOLDEN_CONFIG = (
     "InstructBlip",
     _settings((6, 1, 3, 8, 4, 2), (6, 2, 2, 7), (8, 1, 2, 10, 3), 2),

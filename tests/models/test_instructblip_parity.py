@@ -25,7 +25,9 @@ pytestmark = pytest.mark.torch
 @pytest.fixture(scope="module", params=reference.CONFIGS)
 def pair(request):
     model, tensors, config = reference.build(*reference.CONFIGS[request.param])
-    return model, config, tensors, *reference.ours(config, tensors)
+    sides, lengths = reference.SHOWN[request.param]
+    shown = tuple(side * config.vit.image_size for side in sides), lengths
+    return model, config, tensors, *reference.ours(config, tensors), shown
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -39,11 +41,9 @@ def flat(t):
     return t.reshape(-1, *t.shape[2:])
 
 
-@pytest.mark.parametrize("scale, lengths", [(1, (7, 5, 6)), (2, (1, 1, 1))])
-def test_logits_and_hidden_states(pair, scale, lengths):
-    model, config, _, network, variables = pair
-    size = config.vit.image_size
-    arrays = reference.inputs(config, (size * scale, size), lengths=lengths)
+def test_logits_and_hidden_states(pair):
+    model, config, _, network, variables, (size, lengths) = pair
+    arrays = reference.inputs(config, size, lengths=lengths)
     logits, theirs = reference.torch_forward(model, config, *arrays)
     got, ours = forward(network, variables, *arrays)
     close(flat(got), logits)
@@ -62,6 +62,7 @@ def test_logits_and_hidden_states(pair, scale, lengths):
     close(ours["t5"]["encoded"], theirs["encoder"][-1])
 
 
+@pytest.mark.parametrize("pair", ["instructblip", "blip_2"], indirect=True)
 def test_bfloat16_stays_near(pair):
     model, config, tensors, *_ = pair
     arrays = reference.inputs(config, (config.vit.image_size,) * 2, seed=1)
@@ -72,7 +73,7 @@ def test_bfloat16_stays_near(pair):
 
 @pytest.mark.parametrize("method", ["greedy", "beam"])
 def test_generated_tokens_are_the_same(pair, method):
-    model, config, _, network, variables = pair
+    model, config, _, network, variables, _ = pair
     *arrays, _ = reference.inputs(config, (config.vit.image_size,) * 2, seed=2)
     generation = decode.GenerationConfig(method, max_new_tokens=7, beams=3)
     theirs = functools.partial(
@@ -82,7 +83,7 @@ def test_generated_tokens_are_the_same(pair, method):
     )
 
     @jax.jit
-    def ours(eos_id):
+    def ours(variables, eos_id):
         def advance(cache, token):
             return network.apply(variables, cache, token, method="advance")
 
@@ -90,12 +91,13 @@ def test_generated_tokens_are_the_same(pair, method):
         rng = jax.random.key(0)
         return decode.generate(*start, advance, rng, eos_id=eos_id, config=generation)
 
-    for eos_id in np.unique(theirs(eos_id=1))[:6]:  # tokens that this model likes to say
-        np.testing.assert_array_equal(flat(ours(int(eos_id))), theirs(eos_id=int(eos_id)))
+    for eos_id in np.unique(theirs(eos_id=1))[:4]:  # tokens that this model likes to say
+        expected = theirs(eos_id=int(eos_id))
+        np.testing.assert_array_equal(flat(ours(variables, int(eos_id))), expected)
 
 
 def test_weights_go_back_bit_by_bit(pair):
-    _, config, tensors, _, variables = pair
+    _, config, tensors, _, variables, _ = pair
     back = table.to_theirs(variables["params"], blip_table.rows(config))
     assert set(back) == set(tensors)
     for name, tensor in tensors.items():
