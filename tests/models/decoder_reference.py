@@ -1,4 +1,4 @@
-"""Tiny random language models of `transformers`, and a golden file of what two of them said.
+"""Tiny random language models of `transformers`, and a golden file of what one of each kind said.
 
 `python tests/models/decoder_reference.py` writes the golden file anew (it needs torch).
 """
@@ -107,6 +107,7 @@ MODELS = {
     ),
 }
 GOLDEN_MODELS = {
+    "gemma": ("gemma", _sizes(6, 3, 1, 4, 2, 8)),
     "gemma2": (
         "gemma2",
         _sizes(6, 3, 1, 4, 2, 8, sliding_window=3, **_caps(2.0, 1.5, 8)),
@@ -115,6 +116,7 @@ GOLDEN_MODELS = {
         "gemma3_text",
         _sizes(8, 2, 1, 4, 2, 10, sliding_window=4, rope_local_base_freq=50.0, **_kinds("lf")),
     ),
+    "qwen3": ("qwen3", _sizes(6, 3, 1, 4, 2, 8, tie_word_embeddings=False)),
 }
 
 

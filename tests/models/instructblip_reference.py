@@ -1,6 +1,6 @@
-"""Tiny random BLIP-2s and InstructBLIPs of `transformers`, and the golden file of one of them.
+"""Tiny random BLIP-2s and InstructBLIPs of `transformers`, and a golden file of one of either.
 
-`PYTHONPATH=. python tests/models/instructblip_reference.py` writes the golden file anew (it needs
+`PYTHONPATH=. python tests/models/instructblip_reference.py` writes the golden files anew (it needs
 torch).
 """
 
@@ -17,7 +17,7 @@ from regionjax.models.instructblip import InstructBlip
 from regionjax.weights import table
 from regionjax.weights.tables import instructblip as blip_table
 
-GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "instructblip.npz"
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"  # a file a kind
 GOLDEN_EOS = 47
 VOCABULARY, WORDS = 53, 37  # of T5 and of the Q-Former
 IMAGE_TOKEN = VOCABULARY - 1
@@ -93,11 +93,10 @@ SHOWN = {
     "blip_2_every_layer": ((1, 1), (0, 1, 5)),
     "blip_2_tied": ((1, 2), (0, 5, 1)),
 }
-GOLDEN_CONFIG = (
-    "InstructBlip",
-    _settings((6, 1, 3, 8, 4, 2), (6, 2, 2, 7), (8, 1, 2, 10, 3), 2),
-    True,
-)
+GOLDEN_CONFIGS = {
+    kind: (name, _settings((6, 1, 3, 8, 4, 2), (6, 2, 2, 7), (8, 1, 2, 10, 3), 2), True)
+    for kind, name in (("instructblip", "InstructBlip"), ("blip-2", "Blip2"))
+}
 
 
 def build(kind, settings, own_head, seed=0):
@@ -207,19 +206,21 @@ def torch_generate(model, config, image, instruction, prompt, **settings):
 
 
 def write_golden():
-    """Weights, inputs and outputs of one small model."""
-    model, tensors, config = build(*GOLDEN_CONFIG)
-    arrays = inputs(config, (6, 4), lengths=(4, 3, 5))
-    logits, states = torch_forward(model, config, *arrays)
-    ends = dict(eos_id=GOLDEN_EOS, length=7)
-    np.savez_compressed(
-        GOLDEN,
-        **{f"tensor/{name}": tensor for name, tensor in tensors.items()},
-        **dict(zip(("image", "instruction", "prompt", "tokens"), arrays, strict=True)),
-        **dict(logits=logits, soft_prompts=states["encoder"][0][:, : config.qformer.queries]),
-        greedy=torch_generate(model, config, *arrays[:3], **ends),
-        beam=torch_generate(model, config, *arrays[:3], **ends, num_beams=3),
-    )
+    """Weights, inputs and outputs of one small model a kind."""
+    for kind, settings in GOLDEN_CONFIGS.items():
+        model, tensors, config = build(*settings)
+        arrays = inputs(config, (6, 4), lengths=(4, 3, 5))
+        logits, states = torch_forward(model, config, *arrays)
+        named = dict(zip(("image", "instruction", "prompt", "tokens"), arrays, strict=True))
+        ends = dict(eos_id=GOLDEN_EOS, length=7)
+        np.savez_compressed(
+            GOLDEN / f"{kind}.npz",
+            **{f"tensor/{name}": tensor for name, tensor in tensors.items()},
+            **{name: array for name, array in named.items() if array is not None},
+            **dict(logits=logits, soft_prompts=states["encoder"][0][:, : config.qformer.queries]),
+            greedy=torch_generate(model, config, *arrays[:3], **ends),
+            beam=torch_generate(model, config, *arrays[:3], **ends, num_beams=3),
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Tiny random PaliGemmas of `transformers`, and a golden file of what one of them said.
+"""Tiny random PaliGemmas of `transformers`, and a golden file of what two of them said.
 
 `python tests/models/paligemma_reference.py` writes the golden file anew (it needs torch).
 """
@@ -76,10 +76,13 @@ MODELS = {
         _text("gemma2", 20, 4, 4, 6, 2, 24, **_caps(11, None, None, 3)),
     ),
 }
-GOLDEN_MODEL = (
-    _vision(6, 3, 1, 8, 4, 2),
-    _text("gemma2", 6, 3, 1, 4, 2, 8, **_caps(3, 2.0, 1.5, 8)),
-)
+GOLDEN_MODELS = {
+    "1": (_vision(6, 3, 1, 8, 4, 2), _text("gemma", 6, 3, 1, 4, 2, 8)),
+    "2": (
+        _vision(6, 3, 1, 8, 4, 2),
+        _text("gemma2", 6, 3, 1, 4, 2, 8, **_caps(3, 2.0, 1.5, 8)),
+    ),
+}
 
 
 def build(vision, text):
@@ -232,21 +235,31 @@ def forward(network):
 
 
 def write_golden():
-    """Settings, weights, inputs and outputs of a small model."""
-    model, values = build(*GOLDEN_MODEL)
-    image, prompt, target = inputs(4, 5, 4)
-    logits, _ = torch_forward(model, image, prompt, target, "left")
-    with tempfile.TemporaryDirectory() as folder:
-        tensors = saved(model, pathlib.Path(folder))
-    np.savez_compressed(
-        GOLDEN,
-        json=json.dumps(values),
-        **{f"tensor/{name}": tensor for name, tensor in tensors.items()},
-        **dict(image=image, prompt=prompt, target=target),
-        **{f"logits/{i}": row for i, row in enumerate(logits)},
-        greedy=torch_generate(model, image, prompt, EOS, 7),
-        beam=torch_generate(model, image, prompt, EOS, 7, num_beams=3),
-    )
+    """Settings, weights, inputs and outputs of small models."""
+    kept = {}
+    for name, settings in GOLDEN_MODELS.items():
+        model, values = build(*settings)
+        image, prompt, target = inputs(4, 5, 4)
+        logits, _ = torch_forward(model, image, prompt, target, "left")
+        with tempfile.TemporaryDirectory() as folder:
+            tensors = saved(model, pathlib.Path(folder))
+        found = {
+            "json": json.dumps(values),
+            **{f"tensor/{key}": tensor for key, tensor in tensors.items()},
+            **dict(image=image, prompt=prompt, target=target),
+            **{f"logits/{i}": row for i, row in enumerate(logits)},
+            "greedy": torch_generate(model, image, prompt, EOS, 7),
+            "beam": torch_generate(model, image, prompt, EOS, 7, num_beams=3),
+        }
+        kept |= {f"{name}/{key}": value for key, value in found.items()}
+    np.savez_compressed(GOLDEN, **kept)
+
+
+def read_golden(name):
+    """{key: array} of one of GOLDEN_MODELS, and {name: tensor}."""
+    with np.load(GOLDEN) as file:
+        kept = {key[len(name) + 1 :]: file[key] for key in file if key.startswith(f"{name}/")}
+    return kept, {key[7:]: kept[key] for key in kept if key.startswith("tensor/")}
 
 
 if __name__ == "__main__":
