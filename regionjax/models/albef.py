@@ -37,6 +37,10 @@ class AlbefConfig:
                 f"and {self.fusion.cross_every}",
             ),
             (
+                not (self.fusion.vocabulary or self.fusion.queries),
+                "fusion has neither vocabulary nor queries: it goes on from text's hidden states",
+            ),
+            (
                 self.text.width == self.fusion.width,
                 f"text.width {self.text.width} and fusion.width {self.fusion.width} differ",
             ),

@@ -61,8 +61,9 @@ class BertConfig:
                 f"cross_every is {self.cross_every} and encoder_width {self.encoder_width}; "
                 "both must be above 0, or neither"
             )
-        if self.head and not self.vocabulary:
-            raise ValueError("a masked language head needs a vocabulary")
+        for name in ("head", "token_types"):
+            if getattr(self, name) and not self.vocabulary:
+                raise ValueError(f"{name} needs a vocabulary, and there is none")
 
     @property
     def kinds(self):
@@ -231,6 +232,7 @@ class Bert(nn.Module):
               before dropout; S' are the queries, or the text where there are none.
         """
         c = self.config
+        self._check(text, encoded)
         images = encoded.shape[0] if text is None else text.shape[0]
         x, mask = self._embed(text, mask, images)
         regions = x.shape[0] // images
@@ -244,6 +246,23 @@ class Bert(nn.Module):
         if c.head and self.is_initializing():
             self.logits(x)
         return x, intermediates
+
+    def _check(self, text, encoded):
+        c = self.config
+        if text is None and not (c.queries and c.cross_every):
+            raise ValueError("text is None; only queries that look at an image go without")
+        if text is not None and text.ndim != (3 if c.vocabulary else 4):
+            known = "tokens [B, R, T]" if c.vocabulary else f"hidden states [B, R, T, {c.width}]"
+            raise ValueError(
+                f"text is {list(text.shape)}; with vocabulary {c.vocabulary} it is {known}"
+            )
+        if (encoded is None) != (c.cross_every == 0):
+            given = "None" if encoded is None else list(encoded.shape)
+            raise ValueError(f"encoded is {given}, but cross_every is {c.cross_every}")
+        if encoded is not None and encoded.shape[-1] != c.encoder_width:
+            raise ValueError(
+                f"encoded is {list(encoded.shape)}, expected [B, P, {c.encoder_width}]"
+            )
 
     def _embed(self, text, mask, images):
         """Queries and text as the first layer sees them, and which of them are seen.

@@ -24,10 +24,10 @@ from regionjax.sharding import constrain
 class T5Config:
     """Sizes of a T5. v1.0 is `activation="relu", gated=False, tied=True, scaled=True`.
 
-    `depth` and `decoder_depth` are the layers of the two stacks, `mlp_width` those of the hidden
-    layer. `tied`: the vocabulary's logits come from the input embedding; `scaled`: they are divided
-    by the root of the width. Distances up to a quarter of `buckets` (a half in the decoder) have a
-    bucket each, longer ones share the rest up to `max_distance`.
+    `depth` and `decoder_depth` are the layers of the two stacks, `mlp_width` the units between an
+    MLP's two products. `tied`: the vocabulary's logits come from the input embedding; `scaled`:
+    they are divided by the root of the width. Distances up to a quarter of `buckets` (a half in the
+    decoder) have a bucket each, longer ones share the rest up to `max_distance`.
     """
 
     vocabulary: int

@@ -1,6 +1,6 @@
 """Tiny random language models of `transformers`, and a golden file of what one of each kind said.
 
-`python tests/models/decoder_reference.py` writes the golden file anew (it needs torch).
+`PYTHONPATH=. python tests/models/decoder_reference.py` writes the golden file (it needs torch).
 """
 
 import json

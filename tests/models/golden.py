@@ -1,6 +1,6 @@
 """What transformers said about one tiny Swin, BERT, Q-Former and ALBEF, kept in files.
 
-`python tests/models/golden.py` writes them anew (it needs torch).
+`PYTHONPATH=. python tests/models/golden.py` writes them anew (it needs torch).
 """
 
 import json

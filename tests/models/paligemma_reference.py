@@ -1,6 +1,6 @@
 """Tiny random PaliGemmas of `transformers`, and a golden file of what two of them said.
 
-`python tests/models/paligemma_reference.py` writes the golden file anew (it needs torch).
+`PYTHONPATH=. python tests/models/paligemma_reference.py` writes the golden file (it needs torch).
 """
 
 import json

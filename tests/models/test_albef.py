@@ -94,6 +94,8 @@ def test_towers_that_do_not_fit(kept):
     with pytest.raises(ValueError, match="fusion.encoder_width is 9, but vit.width 8"):
         fusion = dataclasses.replace(config.fusion, encoder_width=9)
         dataclasses.replace(config, fusion=fusion)
+    with pytest.raises(ValueError, match="neither vocabulary nor queries"):
+        dataclasses.replace(config, fusion=dataclasses.replace(config.fusion, vocabulary=41))
     with pytest.raises(ValueError, match="cross_every must be 0 in text and 1 in fusion"):
         dataclasses.replace(config, fusion=dataclasses.replace(config.text, head=False))
 

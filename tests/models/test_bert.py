@@ -242,7 +242,8 @@ def test_the_compiler_counts_the_same_flops(name):
         ({"cross_every": 3}, "cross_every is 3; known: 0, 1, 2"),
         ({"depth": 3}, "depth 3 is not a multiple of 2 layers"),
         ({"encoder_width": 0}, "both must be above 0, or neither"),
-        ({"vocabulary": 0, "head": True}, "needs a vocabulary"),
+        ({"vocabulary": 0, "head": True}, "head needs a vocabulary"),
+        ({"vocabulary": 0, "token_types": 2}, "token_types needs a vocabulary"),
         ({"remat": "ful"}, "remat='ful'"),
     ],
 )
@@ -255,6 +256,22 @@ def test_a_text_may_be_too_long():
     config = dataclasses.replace(TEXT, positions=3)
     with pytest.raises(ValueError, match="a text of 4 tokens, but there are 3 positions"):
         jax.eval_shape(bert.Bert(config).init, jax.random.key(0), TOKENS)
+
+
+@pytest.mark.parametrize(
+    "config, inputs, message",
+    [
+        (TEXT, (None,), "text is None; only queries"),
+        (TEXT, (HIDDEN,), r"text is \[2, 3, 4, 12\]; with vocabulary 31 it is tokens"),
+        (BLIP2, (TOKENS, None, ENCODED), r"with vocabulary 0 it is hidden states \[B, R, T, 12\]"),
+        (TEXT, (TOKENS, None, ENCODED), "encoded is .*, but cross_every is 0"),
+        (QFORMER, (TOKENS,), "encoded is None, but cross_every is 2"),
+        (FUSION, (HIDDEN, None, HIDDEN[:, 0]), r"expected \[B, P, 10\]"),
+    ],
+)
+def test_inputs_that_do_not_fit(config, inputs, message):
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(bert.Bert(config).init, jax.random.key(0), *inputs)
 
 
 @pytest.mark.parametrize(
