@@ -3,7 +3,7 @@
     python -m benchmarks.import_memory
     python -m benchmarks.import_memory --dtype bfloat16 --gigabytes 1 --shard_gb 0.1
 
-Writes a T5 of at least that many bytes of float32 (safetensors, random numbers) to a temporary folder,
+Writes a T5 of at least that many bytes (float32, safetensors, random) to a temporary folder,
 imports it in a process of its own and prints that process's peak resident size above what Python
 and JAX had taken before, against the bound: the parameters in the target dtype plus one shard. The
 folder needs three times the size. Linux only (/proc); exit code 1 above the bound.

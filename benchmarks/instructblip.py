@@ -64,7 +64,7 @@ def imported(model, unroll):
         model.save_pretrained(f"{folder}/theirs")
         import_weights(f"{folder}/theirs", f"{folder}/ours", mesh)
         module, variables = load(f"{folder}/ours", mesh)
-    if unroll:  # layer after layer, as config files of small towers do; see docs/decisions.md
+    if unroll:
         c = module.config
         parts = {"vit": c.vit, "qformer": c.qformer, "t5": c.t5}
         parts = {name: dataclasses.replace(p, unroll=p.depth) for name, p in parts.items()}
@@ -175,12 +175,12 @@ def main(arguments=None):
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--regions", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--scan", action="store_true", help="layers in a loop, as large models")
+    parser.add_argument("--unroll", action="store_true", help="layer after layer, not in a loop")
     parser.add_argument("--cpu_time", action="store_true", help="processor time of all threads")
     given = parser.parse_args(arguments)
     clock = time.process_time if given.cpu_time else time.perf_counter
     model = reference()
-    module, variables = imported(model, unroll=not given.scan)
+    module, variables = imported(model, given.unroll)
     batch = batch_of(given.images, given.regions)
     both = ours(module, variables, batch), theirs(model, batch, module.config.vit)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} million parameters")
