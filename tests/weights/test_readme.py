@@ -88,7 +88,6 @@ DOWNLOADS = {
 }
 SMALL = {
     "batch.image_size": 56,
-    "batch.regions": 2,
     "model.vit.image_size": 56,
     "model.vit.width": 16,
     "model.vit.depth": 1,
