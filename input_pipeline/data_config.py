@@ -31,6 +31,7 @@ class DataConfig:
     as_mask: float = 0.6  # how often a region that has a mask is shown as that mask, …
     as_box: float = 0.2  # … as its bounding box, …
     as_points: float = 0.2  # … as a few points in it, …
+    as_part: float = 0.0  # … as one side of a cut through the mask, named "part of …", …
     as_nothing: float = 0.0  # … or not at all: as the whole image, so that a guess is learnt too
     workers: int = 0  # processes that make batches; 0: threads of this process
     threads: int = 2  # threads that make batches, in each process; 0: made when asked for
@@ -44,10 +45,10 @@ class DataConfig:
         for name in ("on_bad", "on_long"):
             if getattr(self, name) not in ("stop", "skip"):
                 raise ValueError(f"{name} = {getattr(self, name)!r}; expected 'stop' or 'skip'")
-        shares = (self.as_mask, self.as_box, self.as_points, self.as_nothing)
+        shares = (self.as_mask, self.as_box, self.as_points, self.as_part, self.as_nothing)
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
             raise ValueError(
-                f"as_mask, as_box, as_points, as_nothing = {shares} must be shares of 1"
+                f"as_mask, as_box, as_points, as_part, as_nothing = {shares} must be shares of 1"
             )
         if not 2 <= self.location_bins <= 10_000:
             raise ValueError(f"location_bins = {self.location_bins}; expected 2…10000")

@@ -230,7 +230,7 @@ def _tokenizer(texts, data, directory):
             tokens.adopt(data.tokenizer, data.location_bins, directory)
         else:
             prompts = {tasks.prompt(task, "").strip() for task in tasks.ALL}
-            spoken = prompts.union(*texts.values())
+            spoken = prompts.union({tasks.PART}, *texts.values())
             tokens.train(spoken, data.vocabulary_size, data.location_bins, directory)
     return tokens.Tokenizer(directory)
 

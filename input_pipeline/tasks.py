@@ -10,6 +10,7 @@ TASKS = {
     "narration": ("narrate",),
     "caption": ("caption",),
 }
+PART = "part of"  # begins the text of a region that shows one side of what is annotated
 ALL = tuple(task for tasks in TASKS.values() for task in tasks)
 _PROMPTS = {
     "describe": "describe",
@@ -25,7 +26,7 @@ def prompt(task, text):
     return _PROMPTS[task].format(text=text)
 
 
-def segment(task, annotation, location_bins, region=None):
+def segment(task, annotation, location_bins, region=None, part=False):
     """The Segment of a task about an annotation.
 
     Args:
@@ -34,10 +35,12 @@ def segment(task, annotation, location_bins, region=None):
       location_bins: number of location tokens on a side.
       region: shown in place of the annotation's own (its box or points in it); `locate` shows
         the whole image whatever is given, because the region is the answer.
+      part: whether `region` is only one side of it.
     """
     question = prompt(task, annotation.text)
     if task == "locate":
         box = annotation.region.bounding_box()
         answer = locations_to_text(box_to_locations(box, location_bins))
         return Segment(WHOLE_IMAGE, question, answer, target_box=box)
-    return Segment(annotation.region if region is None else region, question, annotation.text)
+    answer = f"{PART} {annotation.text}" if part else annotation.text
+    return Segment(annotation.region if region is None else region, question, answer)

@@ -10,10 +10,13 @@ from input_pipeline.data_config import DataConfig
 from input_pipeline.errors import DataError
 from input_pipeline.images import BadImage, decode_image
 from input_pipeline.records import Record
+from input_pipeline.runs import RunRegion
 from input_pipeline.slots import encode_regions
 from input_pipeline.tokens import Tokenizer
 from regionjax.batch import BatchSpec
 from regionjax.regions import WHOLE_IMAGE, Region
+
+LEAST_PART = 0.2  # of a mask's pixels, on either side of a cut
 
 
 def encode_row(image, segments, spec, tokenizer, *, rng, name, example=0):
@@ -119,25 +122,49 @@ class EncodeExample(MapWithIndex):
             if len(chosen) == self.spec.regions:
                 break
             annotation, task = candidates[place]
-            region = self.shown(annotation.region, rng) if task != "locate" else None
-            segment = tasks.segment(task, annotation, self.tokenizer.location_bins, region)
-            lengths = map(len, _texts(segment, self.tokenizer)) if skip_long else (0, 0)
-            if not overflow(*lengths, self.spec):
+            region, part = (None, False) if task == "locate" else self.shown(annotation.region, rng)
+            bins = self.tokenizer.location_bins
+            segment = tasks.segment(task, annotation, bins, region, part)
+            if part and self._too_long(segment):  # with "part of"; so it is shown whole
+                segment = tasks.segment(task, annotation, bins)
+            if not (skip_long and self._too_long(segment)):
                 chosen.append(segment)
         return chosen
 
+    def _too_long(self, segment):
+        return bool(overflow(*map(len, _texts(segment, self.tokenizer)), self.spec))
+
     def shown(self, region, rng):
-        """A region as a user might point at it: its mask, its box, points in it, or nothing."""
+        """A region as a user might point at it, and whether that is a part of it only.
+
+        Its mask, its box, points in it, one side of a cut, or nothing.
+        """
         if region.kind == "points" or region is WHOLE_IMAGE:
-            return region
-        draw = rng.random() - self.data.as_nothing
-        if draw < 0:
-            return WHOLE_IMAGE
-        if draw < self.data.as_mask:
-            return region
-        if draw < self.data.as_mask + self.data.as_box:
-            return region if region.kind == "box" else Region(box=region.bounding_box())
-        return scribble(region, self.spec.points, rng)
+            return region, False
+        ways = ("nothing", "part", "points", "box", "mask")
+        draw = rng.random()
+        for way in ways:
+            draw -= getattr(self.data, f"as_{way}")
+            if draw < 0:
+                break
+        if way == "nothing":
+            return WHOLE_IMAGE, False
+        if way == "points":
+            return scribble(region, self.spec.points, rng), False
+        if way == "box" and region.kind != "box":
+            return Region(box=region.bounding_box()), False
+        side = cut(region, rng) if way == "part" and region.kind == "mask" else None
+        return (region, False) if side is None else (side, True)
+
+
+def cut(region, rng):
+    """One side of a straight cut through a mask, or None when it leaves too little on a side."""
+    (x, y), angle = region.sample_points(1, rng)[0], rng.random() * 2 * np.pi
+    rows, columns = np.indices(region.mask.shape, sparse=True)
+    across = (columns + 0.5 - x * region.mask.shape[1]) * np.cos(angle)
+    side = region.mask & (across + (rows + 0.5 - y * region.mask.shape[0]) * np.sin(angle) > 0)
+    share = side.sum() / region.mask.sum()
+    return RunRegion.from_mask(side) if LEAST_PART <= share <= 1 - LEAST_PART else None
 
 
 def scribble(region, most, rng):

@@ -112,7 +112,9 @@ def _bits(holds):
 
 
 def refer(phrases, rng):
-    """Per thing, up to three expressions of different kinds (attribute, relation, farthest).
+    """Per thing, up to two expressions: one by attributes, one by its place among the others.
+
+    Its place is a relation to another thing or being farthest to a side, drawn evenly.
 
     Returns:
       list (things) of lists of str; empty where nothing tells a thing from the others.
@@ -127,6 +129,11 @@ def refer(phrases, rng):
             ],
             [f"the {word} {' '.join(head)}" for word, head in phrases.farthest(index)],
         )
-        lots = zip(kinds, rng.random(len(kinds)).tolist(), strict=True)
-        told.append([kind[int(lot * len(kind))] for kind, lot in lots if kind])
+        by_attribute, *by_place = kinds
+        by_place = [kind for kind in by_place if kind]
+        which, *lots = rng.random(3).tolist()
+        chosen = [by_attribute, by_place[int(which * len(by_place))] if by_place else []]
+        told.append(
+            [kind[int(lot * len(kind))] for kind, lot in zip(chosen, lots, strict=True) if kind]
+        )
     return told

@@ -34,7 +34,7 @@ from input_pipeline.scenes.scene import make_scene
 from input_pipeline.scenes.sentences import captions
 from input_pipeline.scenes.vocabulary import categories
 
-GENERATOR = 2  # raise it when the same arguments begin to give other files
+GENERATOR = 3  # raise it when the same arguments begin to give other files
 CHUNK = 50  # images a task of a process
 QUALITY = 95  # of the JPEG files
 SMALLEST, LARGEST = 48, 384  # image sides; below, shapes cannot be told apart

@@ -26,6 +26,7 @@ CLIP = {
     "mean": (0.48145466, 0.4578275, 0.40821073),
     "std": (0.26862954, 0.26130258, 0.27577711),
 }
+WAVE = 0.5  # height of the waves that positions start as; embedded patches are near 1
 INTERPOLATIONS = {"bicubic": bicubic_weights, "bilinear": bilinear_weights}
 
 
@@ -158,6 +159,22 @@ def interpolate(table, grid, shape, method):
     return new.reshape(-1, table.shape[-1])
 
 
+def _waves(prefix, grid, rng, shape, dtype=jnp.float32):
+    """Where learnt positions start: sines and cosines of both coordinates; noise for the prefix.
+
+    Wavelengths go from 2 patches to 4 images. From small noise a model learns very late where a
+    patch lies: it must tell left from right before it can learn what "left of" means.
+    """
+    _, width = shape
+    quarter = -(-width // 4)
+    frequency = 2 * np.pi / np.geomspace(2, 4 * max(grid, 2), quarter)
+    angle = (np.arange(grid) + 0.5)[:, None] * frequency
+    line = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)  # [grid, 2·quarter]
+    table = np.concatenate([np.tile(line, (grid, 1)), np.repeat(line, grid, axis=0)], axis=1)
+    noise = nn.initializers.normal(0.02)(rng, (prefix, width), dtype)
+    return jnp.concatenate([noise, jnp.asarray(table[:, :width] * WAVE, dtype)])
+
+
 def _norm(config, dtype, name):
     return nn.LayerNorm(epsilon=config.norm_epsilon, dtype=dtype, name=name)
 
@@ -261,7 +278,7 @@ class ViT(nn.Module):
             x = jnp.concatenate([token, x], axis=1)
         position = self.param(
             "position_embedding",
-            nn.initializers.normal(0.02),
+            functools.partial(_waves, len(c.prefix), c.grid),
             (len(c.prefix) + c.grid**2, c.width),
         )
         if shape != (c.grid, c.grid):

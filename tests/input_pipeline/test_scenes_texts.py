@@ -83,7 +83,7 @@ def test_every_expression_fits_one_thing_and_needs_its_words(told):
     for item in told:
         things = located(item.scene)
         for thing, texts in zip(things, item.expressions, strict=True):
-            assert len(set(texts)) == len(texts) <= 3
+            assert len(set(texts)) == len(texts) <= 2
             for text in texts:
                 assert meant(things, text) == [thing], (text, things)
                 assert len(text.split()) <= 10

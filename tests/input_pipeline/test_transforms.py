@@ -15,7 +15,7 @@ from input_pipeline.images import BadImage, decode_image, read_image
 from input_pipeline.records import Annotation, Record
 from input_pipeline.runs import RunRegion
 from input_pipeline.slots import encode_regions
-from input_pipeline.transforms import EncodeExample, encode_row, example_rng, scribble
+from input_pipeline.transforms import EncodeExample, cut, encode_row, example_rng, scribble
 from regionjax.batch import BatchSpec, Segment
 from regionjax.masks import quantize_mask
 from regionjax.regions import WHOLE_IMAGE, Region, box_from_locations, box_iou, locations_from_text
@@ -29,7 +29,16 @@ SPEC = BatchSpec(
     target_length=7,
     text_length=11,
 )
-TEXTS = ["describe", "refer", "narrate", "locate", "red box", "the red box", "all of it here"]
+TEXTS = [
+    "part of",
+    "describe",
+    "refer",
+    "narrate",
+    "locate",
+    "red box",
+    "the red box",
+    "all of it here",
+]
 
 
 @pytest.fixture(scope="module")
@@ -279,3 +288,41 @@ def test_tasks_and_shapes_come_in_their_shares(record, tokenizer):
     total = sum(shapes.values())
     for shape, share in (("mask", 0.5), ("box", 0.3), ("points", 0.2)):
         assert shapes[shape] / total == pytest.approx(share, abs=0.05)
+
+
+def test_parts_are_one_side_of_the_mask_and_say_so(record, tokenizer):
+    whole = record.annotations[0].region.mask
+    shares = []
+    for seed in range(200):
+        side = cut(record.annotations[0].region, np.random.default_rng(seed))
+        if side is not None:
+            assert not (side.mask & ~whole).any()
+            rest = RunRegion.from_mask(whole & ~side.mask)
+            # Two convex sides of a rectangle: each row of either is one run.
+            for half in (side.mask, rest.mask):
+                assert (np.diff(half.astype(int), axis=1) == 1).sum(1).max() <= 1
+            shares.append(side.area() / record.annotations[0].region.area())
+    assert len(shares) > 80 and 0.2 <= min(shares) < 0.35 and 0.65 < max(shares) <= 0.8
+
+    encode = encoder(tokenizer, as_mask=0.5, as_box=0.0, as_points=0.0, as_part=0.5)
+    targets = collections.Counter()
+    for index in range(400):
+        for segment in encode.segments(record, example_rng(0, index)):
+            if segment.prompt in ("describe", "refer"):
+                part = segment.target.startswith("part of ")
+                assert part == (segment.region.area() < record.annotations[0].region.area())
+                targets[part] += 1
+    # Half of them are cut, of which those with too little on a side stay whole.
+    assert 0.2 < targets[True] / targets.total() < 0.4
+
+
+def test_parts_whose_text_does_not_fit_are_shown_whole(record, tokenizer):
+    tight = dataclasses.replace(SPEC, target_length=4, text_length=10)  # "the red box" and eos
+    encode = encoder(tokenizer, tight, as_mask=0.0, as_box=0.0, as_points=0.0, as_part=1.0)
+    encode = dataclasses.replace(encode, data=dataclasses.replace(encode.data, on_long="skip"))
+    seen = collections.Counter()
+    for index in range(100):
+        for segment in encode.segments(record, example_rng(0, index)):
+            seen[segment.target] += 1
+    assert seen["the red box"] and seen["red box"]
+    assert not any(text.startswith("part of") for text in seen)

@@ -197,3 +197,17 @@ def test_flops_with_tokens_before_the_patches():
     counted = forward.lower(variables, image).cost_analysis()["flops"]
     ours = flops.vit(config, 24, "vit", ("params/",)).forward
     assert ours < counted < 1.03 * ours
+
+
+def test_positions_start_as_waves_of_both_coordinates():
+    config = dataclasses.replace(TINY, class_token=True, image_size=16, width=12)  # 4×4 patches
+    params = vit.ViT(config).init(jax.random.key(0), np.zeros((1, 16, 16, 3), np.uint8))["params"]
+    table = np.asarray(params["position_embedding"])
+    assert table.shape == (17, 12) and np.abs(table[0]).max() < 0.1
+    square = table[1:].reshape(4, 4, 12) / vit.WAVE  # [row, column, width]
+    # Three wavelengths: 2 patches, √32 and 16; x in the first half, y in the second.
+    for index, length in enumerate((2, 32**0.5, 16)):
+        wave = np.sin(2 * np.pi * (np.arange(4) + 0.5) / length)
+        np.testing.assert_allclose(square[2, :, index], wave, atol=1e-6)
+        np.testing.assert_allclose(square[:, 1, 6 + index], wave, atol=1e-6)
+        np.testing.assert_allclose(square[0, :, 3 + index] ** 2, 1 - wave**2, atol=1e-6)
