@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+# Two processes, each file of tests in one of them, in the order of the tree.
+PYTEST = JAX_PLATFORMS=cpu $(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 PIP = $(VENV)/bin/pip install --quiet --disable-pip-version-check
 
 .PHONY: help quickstart test test-all lint format clean
@@ -14,10 +16,10 @@ quickstart: $(VENV)/installed  ## write the built-in world, train, evaluate, dra
 	@echo "The report is $(CURDIR)/runs/quickstart/report.html"
 
 test: $(VENV)/installed lint  ## lint and tests with the run-time packages
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -q -m "not tpu_compiler and not torch"
+	$(PYTEST) -m "not tpu_compiler and not torch"
 
 test-all: $(VENV)/installed-all lint  ## the same, and what needs PyTorch or the TPU compiler
-	JAX_PLATFORMS=cpu $(RUN) -m pytest -q
+	$(PYTEST)
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

@@ -65,8 +65,21 @@ def get_config():
                 "threads": 1,
             },
             "losses": {"caption": 1.0, "grounding": 0.25, "pointing": 0.25},
-            "optim": {"learning_rate": 2e-3, "warmup_fraction": 0.05},
-            "train": {"steps": 2000, "batch_size": 8, "checkpoint_every": 500},
+            "optim": {
+                "learning_rate": 1.5e-3,
+                "warmup_fraction": 0.05,
+                "learning_rate_multipliers": (("kernel", 3.0), (".*", 1.0)),
+                "muon": (
+                    ("layers/attention_out/kernel", "biio"),
+                    ("layers/(query|key|value)/kernel", "bioo"),
+                    ("layers/.*kernel", "bio"),
+                    ("pointer/key_out/kernel", "iooo"),
+                    ("prompt_out/kernel", "ioo"),
+                    ("kernel", "io"),
+                    (".*", ""),
+                ),
+            },
+            "train": {"steps": 600, "batch_size": 8, "checkpoint_every": 200},
             "mesh": {"data": 1, "fsdp": -1, "tensor": 1},
             "evaluate": {"max_images": 200},
         }

@@ -27,6 +27,19 @@ TINY = {
 SMALL_WORLD = {"data.world.train": 16, "data.world.val": 4, "data.world.test": 4}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Commands that run the same program share its compilation."""
+    settings = {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        yield
+
+
 def run(arguments, **overrides):
     """Runs `python -m …` in the repository and returns its output; a failure shows it whole."""
     flags = [f"--config.{name}={value}" for name, value in overrides.items()]

@@ -48,7 +48,7 @@ def test_two_processes_are_one_run(tmp_path):
         for rank in range(2)
     ]
     try:
-        said = [worker.communicate(timeout=120)[0] for worker in workers]
+        said = [worker.communicate(timeout=300)[0] for worker in workers]
     finally:
         for worker in workers:
             worker.kill()

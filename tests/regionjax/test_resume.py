@@ -82,7 +82,7 @@ def kill(folder, where, at):
     command = [sys.executable, toy.__file__, str(folder), where, str(at)]
     paths = os.pathsep.join(filter(None, sys.path))
     environment = dict(os.environ, PYTHONPATH=paths)
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 
