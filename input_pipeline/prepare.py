@@ -28,11 +28,12 @@ from input_pipeline import scenes, sources, tasks, tokens
 from input_pipeline.data_config import DataConfig, WorldConfig
 from input_pipeline.errors import DataError
 from input_pipeline.images import BadImage
-from input_pipeline.records import COORDINATES, KINDS, read_facts, write_shard
+from input_pipeline.records import COORDINATES, read_facts, write_shard
 from input_pipeline.sources.annotation_files import existing
+from input_pipeline.sources.proposals import proposal_regions, proposals_file, read_proposals
 from input_pipeline.transforms import overflow
 
-_FORMAT = 1  # of records and dataset.json; another number makes old folders an error
+_FORMAT = 2  # of records and dataset.json; another number makes old folders an error
 _SHARD = 512  # records in a file
 _NAMED = 20  # skipped images that dataset.json names
 
@@ -129,14 +130,23 @@ def _prepare(data, directory, inputs, processes, progress):
 def _shard_jobs(data, directory, tallies):
     """Yields ((source name, split), arguments of _write_shard)."""
     for name, split in tallies:
-        source = sources.open_source(name, data.root)
-        items = source.items(split, tallies[name, split], proposals=split == data.eval_split)
+        source = sources.source_below(data.root, name)
+        items = _proposed(source, split, data, source.items(split, tallies[name, split]))
         for number in itertools.count():
             chunk = list(itertools.islice(items, _SHARD))
             if not chunk:
                 break
             path = directory / "records" / f"{name}-{split}-{number:05d}.array_record"
             yield (name, split), (source, chunk, path, data.on_bad)
+
+
+def _proposed(source, split, data, items):
+    """Yields (item, its entries among the proposals); proposals are for evaluation alone."""
+    path = proposals_file(pathlib.Path(data.root) / "annotations", split)
+    wanted = split == data.eval_split and path.is_file()
+    proposals = read_proposals(path) if wanted else {}
+    for item in items:
+        yield item, proposals.get(item.image_id, [])
 
 
 def _in_order(jobs, processes):
@@ -166,9 +176,9 @@ def _write_shard(source, items, path, on_bad):
     if contents.is_file():
         return json.loads(contents.read_text())
     tally, kinds, skipped = collections.Counter(), collections.Counter(), []
-    texts = {kind: set() for kind in KINDS}
+    texts = {task: set() for task in tasks.ALL}  # of (prompt, answer)
     encoded = []
-    for item in items:
+    for item, proposals in items:
         try:
             record = source.record(item, tally)
         except BadImage as error:
@@ -178,10 +188,14 @@ def _write_shard(source, items, path, on_bad):
             continue
         if record is None:
             continue
+        if proposals:
+            regions = proposal_regions(proposals, record.width, record.height, record.file_name)
+            record = dataclasses.replace(record, proposals=regions)
         encoded.append(record.encode())
         for annotation in record.annotations:
             kinds[annotation.kind] += 1
-            texts[annotation.kind].add(annotation.text)
+            for task in tasks.tasks_of(annotation):
+                texts[task].add(tasks.texts(task, annotation))
     write_shard(path, encoded)
     shard = {
         "file": path.name,
@@ -189,7 +203,7 @@ def _write_shard(source, items, path, on_bad):
         "annotations": kinds,
         "left_out": tally,
         "skipped_images": skipped,
-        "texts": {kind: sorted(found) for kind, found in texts.items()},
+        "texts": {task: sorted(found) for task, found in texts.items() if found},
     }
     _write_json(contents, shard)
     return shard
@@ -215,11 +229,11 @@ def _summary(shards, tally):
 
 
 def _texts(shards):
-    """{kind: set of texts} of some shards."""
-    texts = {kind: set() for kind in KINDS}
+    """{task: set of (prompt, answer)} of some shards."""
+    texts = {task: set() for task in tasks.ALL}
     for shard in shards:
-        for kind, found in shard["texts"].items():
-            texts[kind].update(found)
+        for task, found in shard["texts"].items():
+            texts[task].update(map(tuple, found))
     return texts
 
 
@@ -229,22 +243,23 @@ def _tokenizer(texts, data, directory):
         if data.tokenizer:
             tokens.adopt(data.tokenizer, data.location_bins, directory)
         else:
-            prompts = {tasks.prompt(task, "").strip() for task in tasks.ALL}
-            spoken = prompts.union({tasks.PART}, *texts.values())
-            tokens.train(spoken, data.vocabulary_size, data.location_bins, directory)
+            spoken = {text for pairs in texts.values() for pair in pairs for text in pair}
+            tokens.train(spoken | {tasks.PART}, data.vocabulary_size, data.location_bins, directory)
     return tokens.Tokenizer(directory)
 
 
 def _lengths(texts_of_splits, tokenizer):
     """How long prompts and targets are: [{task, prompt, target (tokens), count, example}]."""
-    texts = {kind: set().union(*(texts[kind] for texts in texts_of_splits)) for kind in KINDS}
     lengths = {}
-    for kind in KINDS:
-        for text, task in itertools.product(sorted(texts[kind]), tasks.TASKS[kind]):
-            prompt = len(tokenizer.encode(tasks.prompt(task, text)))
-            target = (4 if task == "locate" else len(tokenizer.encode(text))) + 1  # and eos
-            entry = {"task": task, "prompt": prompt, "target": target, "count": 0, "example": text}
-            lengths.setdefault((task, prompt, target), entry)["count"] += 1
+    for task in tasks.ALL:
+        for prompt, answer in sorted(set().union(*(texts[task] for texts in texts_of_splits))):
+            sizes = len(tokenizer.encode(prompt)), len(tokenizer.encode(answer)) + 1  # and eos
+            if task == "locate":
+                sizes = sizes[0], 4 + 1
+            example = f"{prompt} → {answer}" if answer else prompt
+            entry = dict(zip(("prompt", "target"), sizes, strict=True))
+            entry = {"task": task, **entry, "count": 0, "example": example}
+            lengths.setdefault((task, *sizes), entry)["count"] += 1
     return list(lengths.values())
 
 
@@ -265,9 +280,12 @@ def _inputs(data):
     root = pathlib.Path(data.root)
     files = {}
     for name in data.mixture:
-        source = sources.open_source(name, root)
+        source = sources.source_below(root, name)
         for path in itertools.chain(*(source.files(split) for split in data.splits)):
             files[str(path.relative_to(root))] = _digest(path)
+    proposals = proposals_file(root / "annotations", data.eval_split)
+    if proposals.is_file():
+        files[str(proposals.relative_to(root))] = _digest(proposals)
     inputs = {
         "format": _FORMAT,
         "sources": sorted(data.mixture),
@@ -343,7 +361,9 @@ def main(arguments=None):
     """The command; see the top of the file."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "what", nargs="+", help=f"`world` to write the built-in world, and sources: {sources.NAMES}"
+        "what",
+        nargs="+",
+        help=f"`world` to write the built-in world, and sources: {tuple(sources.SOURCES)}",
     )
     parser.add_argument("--root", required=True, help="the data's folder")
     parser.add_argument("--out", help="the prepared folder (not needed for `world` alone)")

@@ -19,7 +19,7 @@ from input_pipeline.runs import RunRegion
 from regionjax.config import nearest
 from regionjax.regions import WHOLE_IMAGE, Region
 
-KINDS = ("phrase", "expression", "caption", "narration")
+KINDS = ("phrase", "expression", "caption", "narration", "question", "choice")
 COORDINATES = "xy normalised to [0, 1], origin top-left; boxes xyxy; masks column-major run lengths"
 _WRITER_OPTIONS = "group_size:1,uncompressed"  # random access; images do not compress
 
@@ -30,16 +30,21 @@ class Annotation:
 
     Attributes:
       kind: "phrase" (names the region), "expression" (picks it out among the others), "caption"
-        (whole image) or "narration" (a sentence said while the mouse drew `geometry`).
+        (whole image), "narration" (a sentence said while the mouse drew `geometry`), "question"
+        (about the region or the image) or "choice" (a question with answers to choose from).
       text: as the source wrote it.
       id: the source's own identifier, as text.
       geometry: Region | RunRegion | None for the whole image. Annotations of one object share it.
+      extra: what else a kind has, plain JSON. question: `answer`, and `answers` of all annotators.
+        choice: `choices`, `answer` (index), `rationales`, `rationale` (index); the indices are
+        absent where a split has no labels. Any kind: `provenance`, of made-up annotations.
     """
 
     kind: str
     text: str
     id: str
     geometry: object = None
+    extra: dict = dataclasses.field(default_factory=dict)
 
     @functools.cached_property
     def region(self):
@@ -55,12 +60,13 @@ class Record:
 
     Attributes:
       source: such as "coco".
-      file_name: of the image, below the data's root.
+      file_name: of the image, below the source's folder of images.
       image_id: the source's identifier, as text; several records may share it.
       width, height: pixels.
       image: the bytes of the image file.
       annotations: list of Annotation.
       proposals: list of RunRegion, candidate segments for referring segmentation.
+      coco_id: of the photograph, where it is one of COCO's; tells which sources share it.
     """
 
     source: str
@@ -71,6 +77,7 @@ class Record:
     image: bytes
     annotations: list
     proposals: list = dataclasses.field(default_factory=list)
+    coco_id: int | None = None
 
     @property
     def name(self):
@@ -92,8 +99,16 @@ class Record:
             "size": [self.width, self.height],
             "geometries": geometries,
             "annotations": [
-                [a.kind, a.text, a.id, places.get(id(a.geometry), -1)] for a in self.annotations
+                [
+                    a.kind,
+                    a.text,
+                    a.id,
+                    places.get(id(a.geometry), -1),
+                    *([a.extra] if a.extra else []),
+                ]
+                for a in self.annotations
             ],
+            "coco_id": self.coco_id,
             "proposals": [_pack(proposal, arrays) for proposal in self.proposals],
         }
         text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
@@ -129,10 +144,11 @@ class Record:
                 height=height,
                 image=data[end:],
                 annotations=[
-                    Annotation(kind, text, id, geometries[place])
-                    for kind, text, id, place in header["annotations"]
+                    Annotation(kind, text, id, geometries[place], *extra)
+                    for kind, text, id, place, *extra in header["annotations"]
                 ],
                 proposals=proposals,
+                coco_id=header["coco_id"],
             )
         except (ValueError, KeyError, TypeError, IndexError) as error:
             raise DataError(f"{len(data)} bytes that are not a record: {error!r}") from error

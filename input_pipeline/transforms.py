@@ -114,7 +114,7 @@ class EncodeExample(MapWithIndex):
         candidates = [
             (annotation, task)
             for annotation in record.annotations
-            for task in tasks.TASKS[annotation.kind]
+            for task in tasks.tasks_of(annotation)
         ]
         chosen = []
         skip_long = self.data.on_long == "skip"

@@ -1,39 +1,40 @@
-"""Public annotation formats, one file each.
-
-A source is a frozen dataclass with `root`, a `name` and three methods:
-
-  files(split) -> the annotation files that a split is read from; DataError if one is missing.
-  items(split, tally, proposals) -> yields one picklable item per record to be, in file order.
-  record(item, tally) -> the Record with its image read and checked; None if nothing is left.
-
-`items` runs in one process and reads annotations; `record` runs in several and does the work.
-Whatever is left out is counted in `tally` (a collections.Counter), under a name that says why.
-"""
+"""Public annotation formats, one file each; source.py says what a source is."""
 
 import pathlib
 
 from input_pipeline.errors import DataError
 from input_pipeline.sources.coco import Coco
 from input_pipeline.sources.localized_narratives import LocalizedNarratives
-from input_pipeline.sources.refer import REFER_SETS, Refer
+from input_pipeline.sources.refer import REFER_SETS, refer_set
 from regionjax.config import nearest
 
-NAMES = ("coco", "localized_narratives", *REFER_SETS)
+# Name: (what makes the source from `annotations` and `images`, where these lie below a data root).
+SOURCES = {
+    "coco": (Coco, "annotations", "."),
+    "localized_narratives": (LocalizedNarratives, "localized_narratives", "."),
+    **{name: (refer_set(name), f"refer/{folder}", ".") for name, (folder, _) in REFER_SETS.items()},
+}
 
 
-def open_source(name, root):
-    """The source of that name over the folder `root`.
+def open_source(name, annotations, images):
+    """The source of that name over files that lie where the user says.
 
     Raises:
-      DataError: an unknown name or a folder that is not there.
+      DataError: an unknown name, or a place that is not there.
     """
+    if name not in SOURCES:
+        raise DataError(f"{name} is not a source{nearest(name, SOURCES)}")
+    annotations, images = pathlib.Path(annotations), pathlib.Path(images)
+    for place in (annotations, images):
+        if not place.exists():
+            raise DataError(f"no file or folder {place}")
+    return SOURCES[name][0](annotations, images)
+
+
+def source_below(root, name):
+    """The source of that name in the usual layout below a data root; errors as open_source."""
     root = pathlib.Path(root)
     if not root.is_dir():
         raise DataError(f"no data folder {root}")
-    if name == "coco":
-        return Coco(root)
-    if name == "localized_narratives":
-        return LocalizedNarratives(root)
-    if name in REFER_SETS:
-        return Refer(root, name)
-    raise DataError(f"{name} is not a source{nearest(name, NAMES)}")
+    _, annotations, images = SOURCES.get(name, (None, ".", "."))
+    return open_source(name, root / annotations, root / images)

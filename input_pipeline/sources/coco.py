@@ -1,9 +1,8 @@
-"""COCO: instances, captions and segmentation proposals.
+"""COCO: instances and captions.
 
-ROOT/annotations/{instances,captions,proposals}_{split}2017.json beside ROOT/{split}2017/*.jpg.
-Captions and proposals may be absent, instances not. A category name is the phrase of each of its
-instances; of an instance that has no twin in its image it is also an expression. Proposals are in
-COCO's results form (compressed RLE).
+ANNOTATIONS/{instances,captions}_{split}2017.json, IMAGES/{split}2017/*.jpg. Captions may be
+absent, instances not. A category name is the phrase of each of its instances; of an instance that
+has no twin in its image it is also an expression.
 """
 
 import collections
@@ -16,46 +15,48 @@ from input_pipeline.errors import DataError
 from input_pipeline.images import read_image
 from input_pipeline.records import Annotation, Record
 from input_pipeline.runs import EmptyMask, RunRegion
-from input_pipeline.sources.annotation_files import existing, field, read_json, read_json_list
+from input_pipeline.sources.annotation_files import existing, field, read_json
+from input_pipeline.sources.source import Item
 from regionjax.masks import polygon_mask
-from regionjax.regions import Region, RegionError, box_from_xywh, clip_box
+from regionjax.regions import Region, box_from_xywh, clip_box
 
 
 @dataclasses.dataclass(frozen=True)
-class CocoItem:
+class CocoItem(Item):
     """What the annotation files say of one image.
 
     Attributes:
       image: the entry in `images`.
-      file_name: below the root.
       instances: list of (annotation entry, category name, is it the only one of its category).
       captions: list of caption entries.
-      proposals: list of proposal entries.
     """
 
     image: dict
-    file_name: str
     instances: list
     captions: list
-    proposals: list
 
 
 @dataclasses.dataclass(frozen=True)
 class Coco:
     """The `coco` source."""
 
-    root: pathlib.Path
+    annotations: pathlib.Path
+    images: pathlib.Path
     name = "coco"
+    licence = "COCO: annotations CC BY 4.0, each photograph under its own Flickr licence"
 
     def files(self, split):
         """Annotation files of a split."""
-        optional = [_file(self.root, kind, split) for kind in ("captions", "proposals")]
-        found = [path for path in optional if path.is_file()]
-        return [existing(_file(self.root, "instances", split)), *found]
+        captions = self._file("captions", split)
+        found = [captions] if captions.is_file() else []
+        return [existing(self._file("instances", split)), *found]
 
-    def items(self, split, tally, proposals):
+    def _file(self, kind, split):
+        return self.annotations / f"{kind}_{split}2017.json"
+
+    def items(self, split, tally):
         """Yields a CocoItem an image that has annotations."""
-        path = _file(self.root, "instances", split)
+        path = self._file("instances", split)
         content = read_json(path, ["images", "annotations", "categories"])
         names = {
             field(category, "id", f"{path}: category {number}"): field(
@@ -64,12 +65,11 @@ class Coco:
             for number, category in enumerate(content["categories"])
         }
         instances = by_image(content["annotations"], f"{path}: annotation")
-        captions_path = _file(self.root, "captions", split)
+        captions_path = self._file("captions", split)
         captions = {}
         if captions_path.is_file():
             entries = read_json(captions_path, ["annotations"])["annotations"]
             captions = by_image(entries, f"{captions_path}: annotation")
-        segments = read_proposals(self.root, split) if proposals else {}
         images = images_by_id(content["images"], path)
         for place, entries in ((path, instances), (captions_path, captions)):
             if stray := entries.keys() - images.keys():
@@ -94,16 +94,17 @@ class Coco:
                 tally["images_without_annotations"] += 1
                 continue
             yield CocoItem(
-                image=image,
+                image_id=str(image_id),
                 file_name=f"{split}2017/{image['file_name']}",
+                coco_id=image_id,
+                image=image,
                 instances=things,
                 captions=captions.get(image_id, []),
-                proposals=segments.get(image_id, []),
             )
 
     def record(self, item, tally):
         """The Record of a CocoItem."""
-        data, width, height = read_coco_image(self.root, item.file_name, item.image)
+        data, width, height = read_coco_image(self.images, item.file_name, item.image)
         annotations = []
         for entry, name, only in item.instances:
             region = instance_region(entry, width, height, item.file_name, tally)
@@ -118,17 +119,13 @@ class Coco:
         return Record(
             source=self.name,
             file_name=item.file_name,
-            image_id=str(item.image["id"]),
+            image_id=item.image_id,
             width=width,
             height=height,
             image=data,
             annotations=annotations,
-            proposals=proposal_regions(item.proposals, width, height, item.file_name),
+            coco_id=item.coco_id,
         )
-
-
-def _file(root, kind, split):
-    return root / "annotations" / f"{kind}_{split}2017.json"
 
 
 # ---- shared with REFER, whose instances.json has the same form ----------------------------------
@@ -154,15 +151,9 @@ def by_image(entries, where):
     return found
 
 
-def read_proposals(root, split):
-    """{image id: proposal entries} of a split; empty if it has none."""
-    path = _file(root, "proposals", split)
-    return by_image(read_json_list(path), f"{path}: proposal") if path.is_file() else {}
-
-
-def read_coco_image(root, file_name, entry):
+def read_coco_image(images, file_name, entry):
     """(bytes, width, height) of an image that must be as large as its entry says."""
-    data, width, height = read_image(root, file_name)
+    data, width, height = read_image(images, file_name)
     if (width, height) != (entry["width"], entry["height"]):
         raise DataError(
             f"{file_name} has {width}x{height} pixels, "
@@ -212,16 +203,3 @@ def _touched(entry, where, width, height, tally):
     mask = np.zeros((height, width), bool)
     mask[start[1] : stop[1], start[0] : stop[0]] = True
     return RunRegion.from_mask(mask)
-
-
-def proposal_regions(entries, width, height, file_name):
-    """The proposals' regions, in file order; empty ones are an error."""
-    regions = []
-    for number, entry in enumerate(entries):
-        where = f"{file_name}: proposal {number}"
-        try:
-            rle = field(entry, "segmentation", where, dict)
-            regions.append(RunRegion.from_rle(rle, height, width))
-        except (RegionError, KeyError) as error:
-            raise DataError(f"{where}: {error}") from error
-    return regions

@@ -1,7 +1,7 @@
 """Localized Narratives: what annotators said, word by word in time, while they moved the mouse.
 
-ROOT/localized_narratives/*_{split}_localized_narratives*.jsonl, one narrative a line; a narrative
-makes one record. A sentence becomes a `narration` with the trace points drawn while its words were
+ANNOTATIONS/*_{split}_localized_narratives*.jsonl, one narrative a line; a narrative makes one
+record. A sentence becomes a `narration` with the trace points drawn while its words were
 said. Time is given to characters: an utterance of several words that runs over the end of a
 sentence shares its time out by length. Points outside the image are kept as they are.
 """
@@ -17,10 +17,11 @@ from input_pipeline.errors import DataError
 from input_pipeline.images import read_image
 from input_pipeline.records import Annotation, Record
 from input_pipeline.sources.annotation_files import existing, field, read_json_lines
+from input_pipeline.sources.source import Item
 from regionjax.config import nearest
 from regionjax.regions import Region, RegionError
 
-# dataset_id: where its images lie below the root, from the image's id.
+# dataset_id: where its images lie below IMAGES, from the image's id.
 _IMAGES = {
     r"mscoco_(train|val|test)2017": lambda match, id: f"{match[1]}2017/{int(id):012d}.jpg",
     r"Flic?kr?30k": lambda match, id: f"flickr30k-images/{id}.jpg",
@@ -36,47 +37,65 @@ _ABBREVIATION = re.compile(r"\b(?:mr|mrs|ms|dr|st|vs|approx|e\.g|i\.e)\.$", re.I
 
 
 @dataclasses.dataclass(frozen=True)
+class NarrativeItem(Item):
+    """A line of a file.
+
+    Attributes:
+      narrative: its object.
+      where: "file, line n", for errors.
+    """
+
+    narrative: dict
+    where: str
+
+
+@dataclasses.dataclass(frozen=True)
 class LocalizedNarratives:
     """The `localized_narratives` source."""
 
-    root: pathlib.Path
+    annotations: pathlib.Path
+    images: pathlib.Path
     name = "localized_narratives"
+    licence = "Localized Narratives: CC BY 4.0; photographs as their data sets say"
 
     def files(self, split):
         """Annotation files of a split, of every data set in the folder."""
-        folder = self.root / self.name
-        found = sorted(folder.glob(f"*_{split}_*localized_narratives*.jsonl"))
-        return found or [existing(folder / f"coco_{split}_localized_narratives.jsonl")]
+        found = sorted(self.annotations.glob(f"*_{split}_*localized_narratives*.jsonl"))
+        return found or [existing(self.annotations / f"coco_{split}_localized_narratives.jsonl")]
 
-    def items(self, split, tally, proposals):
-        """Yields (narrative entry, "file, line n") of each line."""
-        del tally, proposals
+    def items(self, split, tally):
+        """Yields a NarrativeItem a line."""
+        del tally
         for path in self.files(split):
             for number, narrative in read_json_lines(path):
-                yield narrative, f"{path}, line {number}"
+                where = f"{path}, line {number}"
+                file_name = image_file(narrative, where)
+                image_id = str(narrative["image_id"])
+                coco = str(narrative["dataset_id"]).startswith("mscoco")
+                coco_id = int(image_id) if coco else None
+                yield NarrativeItem(image_id, file_name, coco_id, narrative, where)
 
     def record(self, item, tally):
         """The Record of a narrative; None if no sentence of it has a trace."""
-        narrative, where = item
-        annotations = narrations(narrative, where, tally)
+        annotations = narrations(item.narrative, item.where, tally)
         if not annotations:
             tally["narratives_without_trace"] += 1
             return None
-        file_name = image_file(narrative, where)
-        data, width, height = read_image(self.root, file_name)
+        data, width, height = read_image(self.images, item.file_name)
         return Record(
             source=self.name,
-            file_name=file_name,
-            image_id=str(field(narrative, "image_id", where)),
+            file_name=item.file_name,
+            image_id=item.image_id,
             width=width,
             height=height,
             image=data,
             annotations=annotations,
+            coco_id=item.coco_id,
         )
 
 
 def image_file(narrative, where):
-    """A narrative's image below the root, by its `dataset_id` alone."""
+    """A narrative's image below IMAGES, by its `dataset_id` alone."""
     dataset, image_id = (str(field(narrative, key, where)) for key in ("dataset_id", "image_id"))
     for pattern, path in _IMAGES.items():
         if match := re.fullmatch(pattern, dataset):

@@ -1,10 +1,11 @@
 """REFER: referring expressions (RefCOCO, RefCOCO+, RefCOCOg and the built-in world's).
 
-ROOT/refer/SET/refs(SPLIT_BY).p and instances.json. Photographs named COCO_train2014_… lie in
-ROOT/train2014, others in ROOT/{split}2017. The pickle is read without running code from it.
+ANNOTATIONS/refs(SPLIT_BY).p and instances.json. Photographs named COCO_train2014_… lie in
+IMAGES/train2014, others in IMAGES/{split}2017. The pickle is read without running code from it.
 """
 
 import dataclasses
+import functools
 import pathlib
 
 from input_pipeline.errors import DataError
@@ -13,10 +14,9 @@ from input_pipeline.sources.annotation_files import existing, field, read_json, 
 from input_pipeline.sources.coco import (
     images_by_id,
     instance_region,
-    proposal_regions,
     read_coco_image,
-    read_proposals,
 )
+from input_pipeline.sources.source import Item
 
 REFER_SETS = {  # source name: (folder, who split it)
     "refer": ("world", "unc"),
@@ -29,37 +29,35 @@ REFER_SETS = {  # source name: (folder, who split it)
 
 
 @dataclasses.dataclass(frozen=True)
-class ReferItem:
+class ReferItem(Item):
     """The references to objects of one image.
 
     Attributes:
       image: its entry in instances.json.
-      file_name: below the root.
       references: list of (entry of the pickle, annotation entry it points to).
-      proposals: list of proposal entries.
     """
 
     image: dict
-    file_name: str
     references: list
-    proposals: list
 
 
 @dataclasses.dataclass(frozen=True)
 class Refer:
     """A REFER source; `name` is a key of REFER_SETS."""
 
-    root: pathlib.Path
+    annotations: pathlib.Path
+    images: pathlib.Path
     name: str
+    licence = "REFER: see the owners' pages; COCO's photographs under their own Flickr licences"
 
     def files(self, split):
         """Annotation files; the same for every split."""
         del split
-        folder, split_by = REFER_SETS[self.name]
-        folder = self.root / "refer" / folder
-        return [existing(folder / f"refs({split_by}).p"), existing(folder / "instances.json")]
+        _, split_by = REFER_SETS[self.name]
+        names = f"refs({split_by}).p", "instances.json"
+        return [existing(self.annotations / name) for name in names]
 
-    def items(self, split, tally, proposals):
+    def items(self, split, tally):
         """Yields a ReferItem an image, in the order of their first references."""
         refs_path, instances_path = self.files(split)
         references = read_pickle(refs_path)
@@ -71,7 +69,6 @@ class Refer:
             field(entry, "id", f"{instances_path}: annotation {number}"): entry
             for number, entry in enumerate(content["annotations"])
         }
-        segments = read_proposals(self.root, split) if proposals else {}
         by_image, splits = {}, set()
         for number, reference in enumerate(references):
             where = f"{refs_path}: reference {number}"
@@ -88,15 +85,16 @@ class Refer:
             raise DataError(f"{refs_path} has no split {split}; it has {sorted(splits)}")
         for image_id, found in by_image.items():
             yield ReferItem(
-                image=images[image_id],
+                image_id=str(image_id),
                 file_name=_image_file(images[image_id]["file_name"], split),
+                coco_id=image_id,
+                image=images[image_id],
                 references=found,
-                proposals=segments.get(image_id, []),
             )
 
     def record(self, item, tally):
         """The Record of a ReferItem: an expression for each of its sentences."""
-        data, width, height = read_coco_image(self.root, item.file_name, item.image)
+        data, width, height = read_coco_image(self.images, item.file_name, item.image)
         annotations = []
         for reference, entry in item.references:
             region = instance_region(entry, width, height, item.file_name, tally)
@@ -114,13 +112,18 @@ class Refer:
         return Record(
             source=self.name,
             file_name=item.file_name,
-            image_id=str(item.image["id"]),
+            image_id=item.image_id,
             width=width,
             height=height,
             image=data,
             annotations=annotations,
-            proposals=proposal_regions(item.proposals, width, height, item.file_name),
+            coco_id=item.coco_id,
         )
+
+
+def refer_set(name):
+    """What makes the source of that name from `annotations` and `images`."""
+    return functools.partial(Refer, name=name)
 
 
 def _in_split(given, wanted):

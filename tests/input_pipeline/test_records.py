@@ -29,18 +29,20 @@ def make_record(number=0):
             Annotation("narration", "there it is", "7/0", trace),
             Annotation("phrase", "box", "3", Region.from_box([0.1, 0.2, 0.5, 0.9])),
             Annotation("caption", "all of it", "4"),
+            Annotation("question", "what?", "5", shared, {"answer": "Käse", "answers": ["ja"]}),
         ],
         proposals=[RunRegion.from_mask(~mask)],
+        coco_id=17,
     )
 
 
 def test_record_round_trip():
     record = make_record()
     copy = Record.decode(record.encode())
-    for name in ("source", "file_name", "image_id", "width", "height", "image"):
+    for name in ("source", "file_name", "image_id", "width", "height", "image", "coco_id"):
         assert getattr(copy, name) == getattr(record, name)
     for was, now in zip(record.annotations, copy.annotations, strict=True):
-        assert (was.kind, was.text, was.id) == (now.kind, now.text, now.id)
+        assert (was.kind, was.text, was.id, was.extra) == (now.kind, now.text, now.id, now.extra)
         assert was.region.kind == now.region.kind
         np.testing.assert_array_equal(was.region.mask, now.region.mask)
         np.testing.assert_array_equal(was.region.points, now.region.points)

@@ -12,14 +12,15 @@ from data_folder import SIZE, narrative, write_json
 from input_pipeline import sources
 from input_pipeline.errors import DataError
 from input_pipeline.images import BadImage
+from input_pipeline.sources import proposals
 from input_pipeline.sources.localized_narratives import image_file, narrations, sentence_spans
 
 
-def read(name, root, split="train", proposals=False):
+def read(name, root, split="train"):
     """(records, tally) of a source and split."""
     tally = collections.Counter()
-    source = sources.open_source(name, root)
-    items = list(source.items(split, tally, proposals))
+    source = sources.source_below(root, name)
+    items = list(source.items(split, tally))
     return [record for item in items if (record := source.record(item, tally))], tally
 
 
@@ -115,14 +116,17 @@ def test_coco_errors_name_the_place(own_folder, change, message):
         read("coco", own_folder)
 
 
-def test_coco_proposals(own_folder):
+def test_proposals(own_folder):
     counts = [SIZE * 2, 5, SIZE**2 - SIZE * 2 - 5]
     entry = {"image_id": 2, "segmentation": {"size": [SIZE, SIZE], "counts": counts}}
-    write_json(own_folder / "annotations/proposals_train2017.json", [entry])
-    records, _ = read("coco", own_folder, proposals=True)
-    assert [len(record.proposals) for record in records] == [0, 1, 0]
-    assert np.argwhere(records[1].proposals[0].mask).tolist() == [[row, 2] for row in range(5)]
-    assert not any(record.proposals for record in read("coco", own_folder)[0])
+    path = proposals.proposals_file(own_folder, "train")
+    write_json(path, [entry])
+    entries = proposals.read_proposals(path)
+    assert entries == {"2": [entry]}
+    (region,) = proposals.proposal_regions(entries["2"], SIZE, SIZE, "2.jpg")
+    assert np.argwhere(region.mask).tolist() == [[row, 2] for row in range(5)]
+    with pytest.raises(DataError, match="2.jpg: proposal 0: "):
+        proposals.proposal_regions(entries["2"], SIZE, SIZE + 1, "2.jpg")
 
 
 def test_coco_on_real_photographs(shared_data):
@@ -151,14 +155,14 @@ def test_coco_on_real_photographs(shared_data):
 @pytest.mark.parametrize("name", ["coco", "refer", "localized_narratives"])
 def test_missing_files(tmp_path, name):
     with pytest.raises(DataError, match="no data folder"):
-        sources.open_source(name, tmp_path / "nowhere")
+        sources.source_below(tmp_path / "nowhere", name)
     with pytest.raises(DataError, match="no file"):
         read(name, tmp_path)
 
 
 def test_nearest_names(own_folder):
     with pytest.raises(DataError, match="cocco is not a source; did you mean `coco`"):
-        sources.open_source("cocco", own_folder)
+        sources.source_below(own_folder, "cocco")
     with pytest.raises(DataError, match="instances_trian2017.json; .*`instances_train2017.json`"):
         read("coco", own_folder, "trian")
 
@@ -220,15 +224,15 @@ def test_refer_splits_and_photographs(own_folder):
     for reference, split in zip(references, ("testA", "testB", "testAC"), strict=True):
         reference["split"] = split
     refs.write_bytes(pickle.dumps(references, protocol=0))
-    source = sources.open_source("refer", own_folder)
+    source = sources.source_below(own_folder, "refer")
     for split, expected in (("test", [1, 2, 3]), ("testA", [1, 3]), ("testC", [3]), ("testB", [2])):
-        items = list(source.items(split, collections.Counter(), False))
+        items = list(source.items(split, collections.Counter()))
         assert [item.image["id"] for item in items] == expected
         assert items[0].file_name.startswith("test2017/")
     name = "COCO_train2014_000000000001.jpg"
     path = own_folder / "refer/world/instances.json"
     edit(path, lambda content: content["images"][0].update(file_name=name))
-    items = list(source.items("testA", collections.Counter(), False))
+    items = list(source.items("testA", collections.Counter()))
     assert items[0].file_name == f"train2014/{name}"
 
 
