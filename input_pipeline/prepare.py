@@ -33,7 +33,7 @@ from input_pipeline.sources.annotation_files import existing
 from input_pipeline.sources.proposals import proposal_regions, proposals_file, read_proposals
 from input_pipeline.transforms import overflow
 
-_FORMAT = 2  # of records and dataset.json; another number makes old folders an error
+_FORMAT = 3  # of records and dataset.json; another number makes old folders an error
 _SHARD = 512  # records in a file
 _NAMED = 20  # skipped images that dataset.json names
 
@@ -177,6 +177,7 @@ def _write_shard(source, items, path, on_bad):
         return json.loads(contents.read_text())
     tally, kinds, skipped = collections.Counter(), collections.Counter(), []
     texts = {task: set() for task in tasks.ALL}  # of (prompt, answer)
+    candidates = collections.Counter()  # {number of tasks that a record allows: records}
     encoded = []
     for item, proposals in items:
         try:
@@ -192,6 +193,7 @@ def _write_shard(source, items, path, on_bad):
             regions = proposal_regions(proposals, record.width, record.height, record.file_name)
             record = dataclasses.replace(record, proposals=regions)
         encoded.append(record.encode())
+        candidates[sum(len(tasks.tasks_of(one)) for one in record.annotations)] += 1
         for annotation in record.annotations:
             kinds[annotation.kind] += 1
             for task in tasks.tasks_of(annotation):
@@ -201,6 +203,7 @@ def _write_shard(source, items, path, on_bad):
         "file": path.name,
         "records": len(encoded),
         "annotations": kinds,
+        "candidates": {str(number): count for number, count in sorted(candidates.items())},
         "left_out": tally,
         "skipped_images": skipped,
         "texts": {task: sorted(found) for task, found in texts.items() if found},
@@ -212,14 +215,17 @@ def _write_shard(source, items, path, on_bad):
 def _summary(shards, tally):
     """Counts of a source and split; `tally` is what was left out before there were records."""
     annotations, left_out, skipped = collections.Counter(), collections.Counter(tally), []
+    candidates = collections.Counter()
     for shard in shards:
         annotations.update(shard["annotations"])
+        candidates.update(shard["candidates"])
         left_out.update(shard["left_out"])
         skipped += shard["skipped_images"]
     return {
         "files": [shard["file"] for shard in shards if shard["records"]],
         "records": sum(shard["records"] for shard in shards),
         "annotations": annotations,
+        "candidates": {key: candidates[key] for key in sorted(candidates, key=int)},
         "left_out": +left_out,
         "skipped_images": {"count": len(skipped), "first": skipped[:_NAMED]},
     }
