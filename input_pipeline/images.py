@@ -1,16 +1,33 @@
-"""Image files: read and checked once when data is prepared, decoded again for every example."""
+"""Image files: checked once when data is prepared, decoded again for every example.
 
+What becomes of odd images:
+  several frames (GIF, WebP, PNG): the first; pages and thumbnails of other formats likewise.
+  transparency (alpha channel, transparent palette entry or colour): laid on white, as a page
+    would show it; a colour without opacity says nothing.
+  grey, black and white, palette, CMYK, YCbCr: converted to RGB; colour profiles are not applied.
+  16-bit grey: its upper 8 bits.
+  EXIF orientation: not applied. Coordinates refer to the stored pixels, as COCO's do.
+  pixels without a fixed range (32-bit integers, floating point) and LAB: BadImage.
+  more pixels than Pillow takes for safe (179 million): BadImage.
+"""
+
+import contextlib
 import io
 import struct
 import zlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from input_pipeline.errors import DataError
 
+# Formats that Pillow reads by itself; for EPS it would start another program.
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
+_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
+_SIXTEEN_BITS = {"I;16", "I;16L", "I;16B", "I;16N"}
 # What Pillow raises on bytes that are not, or not wholly, an image.
 _BROKEN = (OSError, SyntaxError, ValueError, struct.error, zlib.error, Image.DecompressionBombError)
+_SHOWN = 24  # bytes of a file that is no image
 
 
 class BadImage(DataError):
@@ -18,9 +35,7 @@ class BadImage(DataError):
 
 
 def read_image(root, file_name):
-    """Reads an image file and decodes it once, to be sure that training will be able to.
-
-    Coordinates refer to the stored pixels: an EXIF orientation is not applied (nor does COCO).
+    """Reads an image file and checks that training will be able to decode it.
 
     Returns:
       (bytes, width, height)
@@ -33,12 +48,25 @@ def read_image(root, file_name):
         data = path.read_bytes()
     except OSError as error:
         raise BadImage(f"{path}: {error.strerror or error}") from error
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return data, *image.size
-    except _BROKEN as error:
-        raise BadImage(f"{path} ({len(data)} bytes): {error}") from error
+    return data, *check_image(data, path)
+
+
+def check_image(data, name):
+    """(width, height) of an encoded image, read to its end.
+
+    Args:
+      data: the file's bytes.
+      name: what to call the image in an error.
+
+    Raises:
+      BadImage: names the image.
+    """
+    with _opened(data, name) as image:
+        size = image.size
+        # A JPEG at 1/8 of its size: all of its code is read, most of the arithmetic is not done.
+        image.draft("L", (1, 1))
+        image.load()
+        return size
 
 
 def decode_image(data, size, name):
@@ -52,14 +80,39 @@ def decode_image(data, size, name):
     Raises:
       BadImage: names the image.
     """
+    with _opened(data, name) as image:
+        if min(image.size) >= 2 * size:
+            image.draft("RGB", (size, size))  # JPEG: decoded at 1/2…1/8 of its size
+        image = to_rgb(image)
+        if image.size != (size, size):
+            image = image.resize((size, size), Image.Resampling.BICUBIC)
+        return np.asarray(image)
+
+
+def to_rgb(image):
+    """An open Pillow image in mode RGB; see the top of the file."""
+    if image.mode in _SIXTEEN_BITS:
+        grey = np.asarray(image).astype(np.uint16) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        image.load()
+        return image if image.mode == "RGB" else image.convert("RGB")
+    image = image.convert("RGBA")
+    page = Image.new("RGBA", image.size, "white")
+    page.alpha_composite(image)
+    return page.convert("RGB")
+
+
+@contextlib.contextmanager
+def _opened(data, name):
+    """The image, unread; whatever is wrong with it becomes a BadImage with its name."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            if min(image.size) >= 2 * size:
-                image.draft("RGB", (size, size))  # JPEG: decoded at 1/2…1/8 of its size
-            if image.mode != "RGB":
-                image = image.convert("RGB")
-            if image.size != (size, size):
-                image = image.resize((size, size), Image.Resampling.BICUBIC)
-            return np.asarray(image)
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            if image.mode not in _MODES | _SIXTEEN_BITS:
+                raise ValueError(f"pixels of mode {image.mode} are not read; save it as RGB")
+            yield image
+    except UnidentifiedImageError as error:
+        problem = f"no image, it begins with {data[:_SHOWN]!r}" if data else "the file is empty"
+        raise BadImage(f"{name} ({len(data)} bytes): {problem}") from error
     except _BROKEN as error:
-        raise BadImage(f"image {name} ({len(data)} bytes): {error}") from error
+        raise BadImage(f"{name} ({len(data)} bytes): {error}") from error
