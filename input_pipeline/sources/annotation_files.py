@@ -110,3 +110,10 @@ def field(entry, key, where, kind=object):
     if not isinstance(entry[key], kind):
         raise DataError(f"{where}: `{key}` is a {type(entry[key]).__name__}")
     return entry[key]
+
+
+def only_keys(entry, keys, where):
+    """Raises DataError if an object has a key that is not among `keys`; names the nearest."""
+    for key in entry:
+        if key not in keys:
+            raise DataError(f"{where}: `{key}` is not a key of this format{nearest(key, keys)}")
