@@ -1,12 +1,30 @@
 """Localized Narratives: what annotators said, word by word in time, while they moved the mouse.
 
-ANNOTATIONS/*_{split}_localized_narratives*.jsonl, one narrative a line; a narrative makes one
-record. A sentence becomes a `narration` with the trace points drawn while its words were
-said. Time is given to characters: an utterance of several words that runs over the end of a
-sentence shares its time out by length. Points outside the image are kept as they are.
+ANNOTATIONS is the folder of the original files, such as ade20k_train_localized_narratives.jsonl or
+coco_train_localized_narratives-00000-of-00004.jsonl (not the *_captions.jsonl), or one such file.
+Splits: train, val (also where a file says `validation`), test. Of a file in several parts, all
+parts must be there; one part alone is read when ANNOTATIONS names it.
+
+IMAGES holds, by the narrative's `dataset_id`:
+  mscoco_*       train2017/000000000009.jpg, or with coco_images=2014
+                 train2014/COCO_train2014_000000000009.jpg (train2017's photographs lie in both
+                 train2014 and val2014)
+  Flick30k       flickr30k-images/1000092795.jpg
+  ADE20k         ADEChallengeData2016/images/{training,validation}/ADE_val_00000175.jpg
+  open_images_*  {train,validation,test}/0a1b….jpg, or with open_images=parts, train_0/0a1b….jpg to
+                 train_f (the first digit of the id)
+
+Options:
+  dataset=coco (open_images, flickr30k, ade20k): only the files that begin so; default all.
+  sentences=true: a narrative is cut at sentence ends. sentences=paper: cut and given points as
+    RegionVLM's released preparation does (also at commas and " and "; 20 points each).
+  coco_images=2017|2014, open_images=whole|parts: layouts, as above.
+
+A narrative makes one record; each sentence with a trace is a `narration` with the points drawn
+while its words were said. Points outside the image are kept, as clipping is up to their use, and
+counted. Images are found by `dataset_id` alone, never by what happens to exist.
 """
 
-import bisect
 import dataclasses
 import pathlib
 import re
@@ -16,24 +34,37 @@ import numpy as np
 from input_pipeline.errors import DataError
 from input_pipeline.images import read_image
 from input_pipeline.records import Annotation, Record
-from input_pipeline.sources.annotation_files import existing, field, read_json_lines
+from input_pipeline.sources.annotation_files import field, read_json_lines
 from input_pipeline.sources.source import Item
+from input_pipeline.sources.speech import (
+    SENTENCES,
+    check_option,
+    drawn_during,
+    paper_sentences,
+    read_trace,
+    sentence_spans,
+    spoken_spans,
+)
 from regionjax.config import nearest
 from regionjax.regions import Region, RegionError
 
-# dataset_id: where its images lie below IMAGES, from the image's id.
-_IMAGES = {
-    r"mscoco_(train|val|test)2017": lambda match, id: f"{match[1]}2017/{int(id):012d}.jpg",
-    r"Flic?kr?30k": lambda match, id: f"flickr30k-images/{id}.jpg",
-    r"ADE20k": lambda match, id: (
-        f"ADEChallengeData2016/images/{'validation' if '_val_' in id else 'training'}/{id}.jpg"
-    ),
-    r"(?i:open_?images)\w*?_(train|validation|test)\w*": lambda match, id: f"{match[1]}/{id}.jpg",
+_FILE = re.compile(
+    r"(?P<dataset>\w+?)_(?P<split>train|val|validation|test)(?:_v\d+)?_localized_narratives"
+    r"(?:-(?P<part>\d+)-of-(?P<parts>\d+))?\.jsonl"
+)
+_SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+_OPEN_IMAGES_FOLDERS = {
+    "train": "train",
+    "val": "validation",
+    "validation": "validation",
+    "test": "test",
 }
-
-# A sentence ends at . ! or ? before a space or the end, unless an abbreviation stands there.
-_SENTENCE_END = re.compile(r"[.!?]+(?=\s|$)")
-_ABBREVIATION = re.compile(r"\b(?:mr|mrs|ms|dr|st|vs|approx|e\.g|i\.e)\.$", re.I)
+# dataset_id, in any case of letters.
+_COCO = re.compile(r"mscoco_(train|val)(2014|2017)", re.I)
+_FLICKR30K = re.compile(r"flickr?30k\w*", re.I)
+_ADE20K = re.compile(r"ade20k\w*", re.I)
+_OPEN_IMAGES = re.compile(r"open_?images(?:\w*?_(train|validation|val|test))?\w*", re.I)
+_KNOWN = ("mscoco_train2017", "mscoco_val2017", "Flick30k", "ADE20k", "open_images_train")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,17 +82,47 @@ class NarrativeItem(Item):
 
 @dataclasses.dataclass(frozen=True)
 class LocalizedNarratives:
-    """The `localized_narratives` source."""
+    """Localized Narratives (COCO, Open Images, Flickr30k, ADE20k): sentences with mouse traces."""
 
     annotations: pathlib.Path
     images: pathlib.Path
+    dataset: str = "all"
+    sentences: str = "true"
+    coco_images: str = "2017"
+    open_images: str = "whole"
     name = "localized_narratives"
     licence = "Localized Narratives: CC BY 4.0; photographs as their data sets say"
 
+    def __post_init__(self):
+        check_option(self.sentences, SENTENCES, "sentences")
+        check_option(self.coco_images, ("2017", "2014"), "coco_images")
+        check_option(self.open_images, ("whole", "parts"), "open_images")
+
     def files(self, split):
-        """Annotation files of a split, of every data set in the folder."""
-        found = sorted(self.annotations.glob(f"*_{split}_*localized_narratives*.jsonl"))
-        return found or [existing(self.annotations / f"coco_{split}_localized_narratives.jsonl")]
+        """Annotation files of a split, in the order of their names."""
+        if self.annotations.is_file():
+            named = _FILE.fullmatch(self.annotations.name)
+            if named and _SPLITS[named["split"]] != _SPLITS.get(split):
+                raise DataError(f"{self.annotations} is of the split {named['split']}, not {split}")
+            return [self.annotations]
+        named = [_FILE.fullmatch(path.name) for path in sorted(self.annotations.iterdir())]
+        ours = [n for n in named if n and self.dataset in ("all", n["dataset"])]
+        found = [n for n in ours if _SPLITS[n["split"]] == _SPLITS.get(split)]
+        if not found:
+            known = sorted({f"{n['dataset']} {_SPLITS[n['split']]}" for n in named if n})
+            wanted = f"{self.dataset} {split}"
+            raise DataError(
+                f"{self.annotations} has no narratives {wanted}"
+                f"{nearest(wanted, known) if known else ''}"
+            )
+        for n in found:
+            beside = {m["part"] for m in found if (m["dataset"], m["parts"]) == n.group(1, 4)}
+            if n["parts"] and (lacking := int(n["parts"]) - len(beside)):
+                raise DataError(
+                    f"{self.annotations / n[0]}: {lacking} of the {int(n['parts'])} parts of this "
+                    "file are not here; to read one part alone, give that file as ANNOTATIONS"
+                )
+        return [self.annotations / n[0] for n in found]
 
     def items(self, split, tally):
         """Yields a NarrativeItem a line."""
@@ -69,15 +130,14 @@ class LocalizedNarratives:
         for path in self.files(split):
             for number, narrative in read_json_lines(path):
                 where = f"{path}, line {number}"
-                file_name = image_file(narrative, where)
+                file_name = self.image_file(narrative, split, where)
                 image_id = str(narrative["image_id"])
-                coco = str(narrative["dataset_id"]).startswith("mscoco")
-                coco_id = int(image_id) if coco else None
+                coco_id = int(image_id) if _COCO.fullmatch(narrative["dataset_id"]) else None
                 yield NarrativeItem(image_id, file_name, coco_id, narrative, where)
 
     def record(self, item, tally):
         """The Record of a narrative; None if no sentence of it has a trace."""
-        annotations = narrations(item.narrative, item.where, tally)
+        annotations = narrations(item.narrative, item.where, tally, self.sentences)
         if not annotations:
             tally["narratives_without_trace"] += 1
             return None
@@ -93,102 +153,117 @@ class LocalizedNarratives:
             coco_id=item.coco_id,
         )
 
+    def image_file(self, narrative, split, where):
+        """A narrative's image below IMAGES; `split` counts where its dataset_id names none.
 
-def image_file(narrative, where):
-    """A narrative's image below IMAGES, by its `dataset_id` alone."""
-    dataset, image_id = (str(field(narrative, key, where)) for key in ("dataset_id", "image_id"))
-    for pattern, path in _IMAGES.items():
-        if match := re.fullmatch(pattern, dataset):
-            try:
-                return path(match, image_id)
-            except ValueError as error:
-                raise DataError(f"{where}: image_id {image_id!r} of {dataset}: {error}") from error
-    raise DataError(f"{where}: dataset_id {dataset!r} is not known{nearest(dataset, _IMAGES)}")
+        Raises:
+          DataError: an unknown dataset_id, or an image_id that it cannot have.
+        """
+        dataset = field(narrative, "dataset_id", where, str)
+        image_id = str(field(narrative, "image_id", where, str | int))
+        if match := _COCO.fullmatch(dataset):
+            if not image_id.isdecimal():
+                raise DataError(f"{where}: image_id {image_id!r} of {dataset} is not a number")
+            return self._coco_file(match[1].lower(), match[2], int(image_id))
+        if _FLICKR30K.fullmatch(dataset):
+            return f"flickr30k-images/{image_id}.jpg"
+        if _ADE20K.fullmatch(dataset):
+            match = re.match(r"ADE_(train|val)_", image_id)
+            if not match:
+                raise DataError(
+                    f"{where}: image_id {image_id!r} of {dataset} is not ADE_train_… or ADE_val_…"
+                )
+            folder = {"train": "training", "val": "validation"}[match[1]]
+            return f"ADEChallengeData2016/images/{folder}/{image_id}.jpg"
+        if match := _OPEN_IMAGES.fullmatch(dataset):
+            folder = _OPEN_IMAGES_FOLDERS.get((match[1] or split).lower())
+            if not folder:
+                raise DataError(f"{where}: neither {dataset} nor {split} is a split of Open Images")
+            if folder == "train" and self.open_images == "parts":
+                folder = f"train_{image_id[0]}"
+            return f"{folder}/{image_id}.jpg"
+        raise DataError(f"{where}: dataset_id {dataset!r} is not known{nearest(dataset, _KNOWN)}")
+
+    def _coco_file(self, split, year, number):
+        if year == self.coco_images == "2017":
+            return f"{split}2017/{number:012d}.jpg"
+        folders = [f"{split}2014"]
+        if year == "2017" and split == "train":  # 2014's val, but for 5000, went to 2017's train
+            folders = ["val2014", "train2014"]
+        files = [f"{folder}/COCO_{folder}_{number:012d}.jpg" for folder in folders]
+        return files[0] if (self.images / files[0]).is_file() else files[-1]
 
 
-def narrations(narrative, where, tally):
-    """The sentences of a narrative that have a trace, as annotations with points in time order.
+def narrations(narrative, where, tally, sentences="true"):
+    """The sentences of a narrative that have a trace, as annotations.
 
     Args:
       narrative: an object of the JSON Lines file.
       where: what to call it in errors.
-      tally: counts `sentences_without_trace`, `utterances_without_time` (zero-length intervals)
-        and `utterances_not_in_caption`.
+      tally: counts `sentences_without_trace`, `sentences_drawn_outside` (no point of theirs lies
+        in the image), `points_outside_image` (kept), `utterances_without_time` and
+        `utterances_not_in_caption`; with "paper" also `sentences_without_words` (punctuation) and
+        `sentences_said_again` (the first place of a text that comes twice).
+      sentences: "true" or "paper", see the top of the file.
+
+    Returns:
+      list of Annotation; points in time order, with "paper" in the order of what was said.
     """
     caption = field(narrative, "caption", where, str)
-    points, times = _trace(narrative, where)
-    spoken = _spoken_spans(narrative, caption, where, tally)
+    timed = _timed(narrative, where)
+    trace = read_trace(field(narrative, "traces", where, list), ("x", "y", "t"), where)
+    outside = ((trace[:, :2] < 0) | (trace[:, :2] > 1)).any(axis=1)
+    tally["points_outside_image"] += int(outside.sum())
+    if sentences == "paper":
+        found = _paper(caption, timed, trace, tally)
+    else:
+        found = _true(caption, timed, trace, tally)
     annotator = narrative.get("annotator_id", "")
-    found = []
-    for number, (start, end, stop) in enumerate(sentence_spans(caption)):
-        chosen = np.zeros(len(times), bool)
-        for first, last, begin, finish in spoken:
-            low, high = max(first, start), min(last, stop)
-            if low < high:  # the share of the utterance that lies in this sentence
-                pace = (finish - begin) / (last - first)
-                since = bisect.bisect_left(times, begin + (low - first) * pace)
-                until = bisect.bisect_right(times, begin + (high - first) * pace)
-                chosen[since:until] = True
-        if not chosen.any():
-            tally["sentences_without_trace"] += 1
-            continue
+    annotations = []
+    for number, text, points in found:
         try:
-            region = Region.from_points(points[chosen])
+            region = Region.from_points(points)
         except RegionError as error:
             raise DataError(f"{where}, sentence {number}: {error}") from error
-        text = " ".join(caption[start:end].split())
-        found.append(Annotation("narration", text, f"{annotator}/{number}", region))
-    return found
+        annotations.append(Annotation("narration", text, f"{annotator}/{number}", region))
+    return annotations
 
 
-def sentence_spans(text):
-    """[(start, end, stop)] of the sentences of a text: characters start…end-1 without the closing
-    marks, start…stop-1 with them."""
-    spans, start = [], 0
-    closings = [m.span() for m in _SENTENCE_END.finditer(text) if not _abbreviates(text, m.end())]
-    for end, after in [*closings, (len(text), len(text))]:
-        sentence = text[start:end]
-        if any(character.isalnum() for character in sentence):
-            lead = len(sentence) - len(sentence.lstrip())
-            spans.append((start + lead, start + len(sentence.rstrip()), after))
-        start = after
-    return spans
-
-
-def _abbreviates(text, end):
-    return _ABBREVIATION.search(text, max(0, end - 10), end)
-
-
-def _trace(narrative, where):
-    """All points f32 [n, 2] and their times (list), in time order over all segments."""
-    points = [p for segment in field(narrative, "traces", where, list) for p in segment]
-    try:
-        trace = np.array([(p["x"], p["y"], p["t"]) for p in points], np.float64).reshape(-1, 3)
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{where}: a trace point without numbers x, y, t: {error!r}") from error
-    if not np.isfinite(trace).all():
-        raise DataError(f"{where}: a trace point is not finite")
+def _true(caption, timed, trace, tally):
+    """Yields (number, text, f64 [n, 2]) of the sentences between true ends."""
+    caption = " ".join(caption.split())
     trace = trace[np.argsort(trace[:, 2], kind="stable")]
-    return trace[:, :2].astype(np.float32), trace[:, 2].tolist()
-
-
-def _spoken_spans(narrative, caption, where, tally):
-    """[(first, last, begin, finish)]: characters first…last-1 were said from begin to finish."""
-    spans, cursor, missed = [], 0, 0
-    for entry in field(narrative, "timed_caption", where, list):
-        place = f"{where}: utterance"
-        utterance = field(entry, "utterance", place, str).strip()
-        begin, finish = (field(entry, k, place, int | float) for k in ("start_time", "end_time"))
-        first = caption.find(utterance, cursor)
-        # Between two utterances lies no word, except what stands for utterances not found.
-        between = sum(character.isalnum() for character in caption[cursor:first])
-        if not utterance or first < 0 or between > missed:
-            tally["utterances_not_in_caption"] += 1
-            missed += len(utterance) + 4
-            continue
-        cursor, missed = first + len(utterance), 0
-        if finish <= begin:
-            tally["utterances_without_time"] += 1
+    times = trace[:, 2].tolist()
+    spoken = spoken_spans(caption, timed, tally)
+    for number, span in enumerate(sentence_spans(caption)):
+        points = trace[drawn_during(span, spoken, times), :2]
+        if not len(points):
+            tally["sentences_without_trace"] += 1
+        elif ((points < 0) | (points > 1)).any(axis=1).all():
+            tally["sentences_drawn_outside"] += 1
         else:
-            spans.append((first, cursor, begin, finish))
-    return spans
+            yield number, caption[span[0] : span[1]], points
+
+
+def _paper(caption, timed, trace, tally):
+    """Yields (number, text, f64 [20, 2]) of RegionVLM's sentences; numbers count what it keeps."""
+    sentences = paper_sentences(caption, timed, trace[:, :2], trace[:, 2], tally)
+    for number, (text, points) in enumerate(sentences.items()):
+        text = " ".join(text.split())
+        if any(character.isalnum() for character in text):
+            yield number, text, points
+        else:
+            tally["sentences_without_words"] += 1
+
+
+def _timed(narrative, where):
+    """[(utterance, start, end)]"""
+    place = f"{where}: utterance"
+    return [
+        (
+            field(entry, "utterance", place, str),
+            field(entry, "start_time", place, int | float),
+            field(entry, "end_time", place, int | float),
+        )
+        for entry in field(narrative, "timed_caption", where, list)
+    ]
