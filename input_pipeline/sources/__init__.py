@@ -6,6 +6,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.sources.coco import Coco
 from input_pipeline.sources.localized_narratives import LocalizedNarratives
 from input_pipeline.sources.refer import REFER_SETS, refer_set
+from input_pipeline.sources.triplets import Triplets
 from regionjax.config import nearest
 
 # Name: (what makes the source from `annotations` and `images`, where these lie below a data root).
@@ -13,6 +14,7 @@ SOURCES = {
     "coco": (Coco, "annotations", "."),
     "localized_narratives": (LocalizedNarratives, "localized_narratives", "."),
     **{name: (refer_set(name), f"refer/{folder}", ".") for name, (folder, _) in REFER_SETS.items()},
+    "triplets": (Triplets, "triplets", "triplets"),
 }
 
 

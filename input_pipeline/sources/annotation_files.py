@@ -40,16 +40,25 @@ def read_json_list(path):
 
 
 def _parse(path, kind, expected):
-    try:
-        content = json.loads(existing(path).read_bytes())
-    except json.JSONDecodeError as error:
-        place = f"{path}, line {error.lineno}, column {error.colno}"
-        raise DataError(f"{place}: not JSON: {error.msg}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}, byte {error.start}: not JSON: {error.reason}") from error
+    content = parse_json(existing(path).read_bytes(), path)
     if not isinstance(content, kind):
         raise DataError(f"{path} holds a {type(content).__name__}, expected {expected}")
     return content
+
+
+def parse_json(data, where):
+    """The value of JSON bytes.
+
+    Raises:
+      DataError: not JSON; names the line and column, or the byte.
+    """
+    try:
+        return json.loads(data)
+    except json.JSONDecodeError as error:
+        place = f"{where}, line {error.lineno}, column {error.colno}"
+        raise DataError(f"{place}: not JSON: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}, byte {error.start}: not JSON: {error.reason}") from error
 
 
 def read_json_lines(path):
@@ -75,6 +84,13 @@ def read_json_lines(path):
             yield number, content
 
 
+# What the unpickler raises on bytes that are no pickle, cut short or made to do harm.
+_BROKEN_PICKLE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError) + (
+    AttributeError,
+    OverflowError,
+)
+
+
 class _PlainUnpickler(pickle.Unpickler):
     """Containers, text and numbers only: a pickle that names any class is refused."""
 
@@ -91,9 +107,9 @@ def read_pickle(path):
     try:
         with existing(path).open("rb") as file:
             return _PlainUnpickler(file, encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError) as error:
-        if isinstance(error, DataError):
-            raise
+    except DataError:
+        raise
+    except _BROKEN_PICKLE as error:
         raise DataError(f"{path} cannot be unpickled: {error or type(error).__name__}") from error
 
 
