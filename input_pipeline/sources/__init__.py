@@ -5,15 +5,17 @@ import pathlib
 from input_pipeline.errors import DataError
 from input_pipeline.sources.coco import Coco
 from input_pipeline.sources.localized_narratives import LocalizedNarratives
-from input_pipeline.sources.refer import REFER_SETS, refer_set
+from input_pipeline.sources.refer import REFER_SETS
 from input_pipeline.sources.triplets import Triplets
+from input_pipeline.sources.video_localized_narratives import VideoLocalizedNarratives
 from regionjax.config import nearest
 
 # Name: (what makes the source from `annotations` and `images`, where these lie below a data root).
 SOURCES = {
     "coco": (Coco, "annotations", "."),
     "localized_narratives": (LocalizedNarratives, "localized_narratives", "."),
-    **{name: (refer_set(name), f"refer/{folder}", ".") for name, (folder, _) in REFER_SETS.items()},
+    "video_localized_narratives": (VideoLocalizedNarratives, "vidlns", "frames"),
+    **{set_.name: (set_, f"refer/{set_.folder}", set_.photographs) for set_ in REFER_SETS},
     "triplets": (Triplets, "triplets", "triplets"),
 }
 

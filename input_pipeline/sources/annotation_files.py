@@ -85,7 +85,12 @@ def read_json_lines(path):
 
 
 # What the unpickler raises on bytes that are no pickle, cut short or made to do harm.
-_BROKEN_PICKLE = (pickle.UnpicklingError, EOFError, ValueError, TypeError, LookupError) + (
+_BROKEN_PICKLE = (
+    pickle.UnpicklingError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
     AttributeError,
     OverflowError,
 )

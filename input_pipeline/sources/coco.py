@@ -1,13 +1,19 @@
-"""COCO: instances and captions.
+"""COCO: instances and captions, of 2017 and of 2014.
 
-ANNOTATIONS/{instances,captions}_{split}2017.json, IMAGES/{split}2017/*.jpg. Captions may be
-absent, instances not. A category name is the phrase of each of its instances; of an instance that
-has no twin in its image it is also an expression.
+ANNOTATIONS/instances_{split}.json and captions_{split}.json; either may be absent. Photographs are
+IMAGES/{split}/ and the `file_name` of the files, such as train2017/000000000009.jpg or
+train2014/COCO_train2014_000000000009.jpg. Splits: train2017, val2017, train2014, val2014 and what
+else is named so; `train` and `val` are those of 2017. `test` has no public annotations.
+
+A category name is the `phrase` of each of its instances; of an instance that has no twin in its
+image it is also an `expression`. Instances that are crowds are left out. A caption is a `caption`.
 """
 
 import collections
+import contextlib
 import dataclasses
 import pathlib
+import re
 
 import numpy as np
 
@@ -15,10 +21,14 @@ from input_pipeline.errors import DataError
 from input_pipeline.images import read_image
 from input_pipeline.records import Annotation, Record
 from input_pipeline.runs import EmptyMask, RunRegion
-from input_pipeline.sources.annotation_files import existing, field, read_json
+from input_pipeline.sources.annotation_files import existing, field
+from input_pipeline.sources.json_entries import Places, entries_of
 from input_pipeline.sources.source import Item
 from regionjax.masks import polygon_mask
 from regionjax.regions import Region, box_from_xywh, clip_box
+
+_ENTRY = {"images": "image", "annotations": "annotation", "categories": "category"}
+_FILE_NAME = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?(\d{12})\.jpg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +48,7 @@ class CocoItem(Item):
 
 @dataclasses.dataclass(frozen=True)
 class Coco:
-    """The `coco` source."""
+    """COCO: objects with their outlines, and captions; 2017 and 2014."""
 
     annotations: pathlib.Path
     images: pathlib.Path
@@ -47,60 +57,77 @@ class Coco:
 
     def files(self, split):
         """Annotation files of a split."""
-        captions = self._file("captions", split)
-        found = [captions] if captions.is_file() else []
-        return [existing(self._file("instances", split)), *found]
+        places = [self._file(kind, split) for kind in ("instances", "captions")]
+        found = [path for path in places if path.is_file()]
+        if not found and split.startswith("test"):
+            raise DataError(
+                f"no file {places[0]} and no {places[1].name}: COCO publishes no annotations of "
+                "its test images; `val` has them"
+            )
+        return found or [existing(places[0])]
 
     def _file(self, kind, split):
-        return self.annotations / f"{kind}_{split}2017.json"
+        return self.annotations / f"{kind}_{coco_folder(split)}.json"
 
     def items(self, split, tally):
         """Yields a CocoItem an image that has annotations."""
-        path = self._file("instances", split)
-        content = read_json(path, ["images", "annotations", "categories"])
-        names = {
-            field(category, "id", f"{path}: category {number}"): field(
-                category, "name", f"{path}: category {number}"
-            )
-            for number, category in enumerate(content["categories"])
-        }
-        instances = by_image(content["annotations"], f"{path}: annotation")
-        captions_path = self._file("captions", split)
-        captions = {}
-        if captions_path.is_file():
-            entries = read_json(captions_path, ["annotations"])["annotations"]
-            captions = by_image(entries, f"{captions_path}: annotation")
-        images = images_by_id(content["images"], path)
-        for place, entries in ((path, instances), (captions_path, captions)):
-            if stray := entries.keys() - images.keys():
-                raise DataError(
-                    f"{place}: annotations of image {min(stray, key=str)}, which is not listed"
-                )
-        for image_id, image in images.items():
-            things = []
-            twins = collections.Counter(
-                field(entry, "category_id", f"{path}: annotation") for entry in instances[image_id]
-            )
-            for entry in instances[image_id]:
-                where = f"{path}: annotation {entry.get('id')}"
-                category = entry["category_id"]
-                if category not in names:
-                    raise DataError(f"{where} is of category {category!r}, which is not listed")
-                if entry.get("iscrowd"):
-                    tally["crowd_regions"] += 1
+        paths = self.files(split)
+        images = Places(paths[0])
+        names, instances, captions = {}, Places(paths[0]), Places(paths[-1])
+        for path in paths:
+            of_path = instances if path.name.startswith("instances") else captions
+            lists = {"images", "annotations"} if path == paths[0] else {"annotations"}
+            lists |= {"categories"} if of_path is instances else set()
+            numbers = collections.Counter()
+            for key, entry, place in entries_of(path, sorted(lists)):
+                where = f"{path}: {_ENTRY[key]} {numbers[key]}"
+                numbers[key] += 1
+                if key == "images":
+                    add_image(images, entry, place, where)
+                elif key == "annotations":
+                    of_path.add(field(entry, "image_id", where), place)
                 else:
-                    things.append((entry, names[category], twins[category] == 1))
-            if not things and not captions.get(image_id):
+                    names[field(entry, "id", where)] = field(entry, "name", where)
+        for found in (instances, captions):
+            if stray := [image_id for image_id in found if image_id not in images]:
+                raise DataError(
+                    f"{found.path}: annotations of image {stray[0]}, which is not listed"
+                )
+        for image_id in images:
+            (image,) = images.read(image_id)
+            things = self._things(instances.read(image_id), names, paths[0], tally)
+            texts = captions.read(image_id)
+            if not things and not texts:
                 tally["images_without_annotations"] += 1
                 continue
             yield CocoItem(
                 image_id=str(image_id),
-                file_name=f"{split}2017/{image['file_name']}",
+                file_name=f"{coco_folder(split)}/{image['file_name']}",
                 coco_id=image_id,
                 image=image,
                 instances=things,
-                captions=captions.get(image_id, []),
+                captions=texts,
             )
+
+    def _things(self, entries, names, path, tally):
+        """[(entry, category name, is it the only one of its category)] of an image's instances."""
+        things = []
+        twins = collections.Counter(
+            field(entry, "category_id", f"{path}: annotation {entry.get('id')}")
+            for entry in entries
+        )
+        for entry in entries:
+            category = entry["category_id"]
+            if category not in names:
+                raise DataError(
+                    f"{path}: annotation {entry.get('id')} is of category {category!r}, "
+                    "which is not listed"
+                )
+            if entry.get("iscrowd"):
+                tally["crowd_regions"] += 1
+            else:
+                things.append((entry, names[category], twins[category] == 1))
+        return things
 
     def record(self, item, tally):
         """The Record of a CocoItem."""
@@ -128,27 +155,31 @@ class Coco:
         )
 
 
-# ---- shared with REFER, whose instances.json has the same form ----------------------------------
+# ---- shared with the sources that use COCO's photographs or the form of its files ---------------
 
 
-def images_by_id(images, path):
-    """{image id: entry} in file order; every entry has id, file_name, width and height."""
-    found = {}
-    for number, image in enumerate(images):
-        for key in ("id", "file_name", "width", "height"):
-            field(image, key, f"{path}: image {number}")
-        if image["id"] in found:
-            raise DataError(f"{path}: image {image['id']} is listed twice")
-        found[image["id"]] = image
-    return found
+def coco_folder(split):
+    """The folder of a split's photographs: `train` → train2017, `val2014` → val2014."""
+    return split if re.search(r"20\d\d$", split) else f"{split}2017"
 
 
-def by_image(entries, where):
-    """{image id: its entries}; an image without entries has an empty list."""
-    found = collections.defaultdict(list)
-    for number, entry in enumerate(entries):
-        found[field(entry, "image_id", f"{where} {number}")].append(entry)
-    return found
+def coco_id(file_name):
+    """The id of a photograph by its name of 2014 or 2017, in any folder; None if it has neither."""
+    match = _FILE_NAME.fullmatch(file_name.rsplit("/", 1)[-1])
+    return int(match[1]) if match else None
+
+
+def add_image(images, entry, place, where):
+    """Adds an entry of `images` to Places by its id.
+
+    Raises:
+      DataError: no id, file_name, width or height, or an id that was there before.
+    """
+    for key in ("id", "file_name", "width", "height"):
+        field(entry, key, where)
+    if entry["id"] in images:
+        raise DataError(f"{where}: image {entry['id']} is listed twice")
+    images.add(entry["id"], place)
 
 
 def read_coco_image(images, file_name, entry):
@@ -165,7 +196,8 @@ def read_coco_image(images, file_name, entry):
 def instance_region(entry, width, height, file_name, tally):
     """The region of an instance: its segmentation, or its box where it has none.
 
-    A segmentation so thin that no pixel's centre lies in it becomes the pixels its bounds touch.
+    Polygons, or run lengths, or a list of those (RefCLEF): their union. One so thin that no
+    pixel's centre lies in it becomes the pixels its bounds touch.
 
     Raises:
       DataError: a segmentation or box that cannot be.
@@ -175,6 +207,8 @@ def instance_region(entry, width, height, file_name, tally):
     try:
         if isinstance(segmentation, dict):
             return RunRegion.from_rle(segmentation, height, width)
+        if any(isinstance(part, dict) for part in segmentation):
+            return _union(segmentation, height, width)
         outlines = [outline for outline in segmentation if len(outline) >= 6]
         tally["outlines_of_two_points"] += len(segmentation) - len(outlines)
         if outlines:
@@ -190,6 +224,20 @@ def instance_region(entry, width, height, file_name, tally):
         raise
     except (ValueError, TypeError, KeyError) as error:  # RegionError is a ValueError
         raise DataError(f"{where}: {error}") from error
+
+
+def _union(parts, height, width):
+    """The RunRegion of everything in some run lengths; EmptyMask if nothing is."""
+    regions = []
+    for part in parts:
+        with contextlib.suppress(EmptyMask):
+            regions.append(RunRegion.from_rle(part, height, width))
+    if len(regions) == 1:
+        return regions[0]
+    mask = np.zeros((height, width), bool)
+    for region in regions:
+        mask |= region.mask
+    return RunRegion.from_mask(mask)
 
 
 def _touched(entry, where, width, height, tally):
