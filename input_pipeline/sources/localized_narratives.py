@@ -35,10 +35,10 @@ from input_pipeline.errors import DataError
 from input_pipeline.images import read_image
 from input_pipeline.records import Annotation, Record
 from input_pipeline.sources.annotation_files import field, read_json_lines
+from input_pipeline.sources.named_files import check_option, named_files
 from input_pipeline.sources.source import Item
 from input_pipeline.sources.speech import (
     SENTENCES,
-    check_option,
     drawn_during,
     paper_sentences,
     read_trace,
@@ -52,7 +52,6 @@ _FILE = re.compile(
     r"(?P<dataset>\w+?)_(?P<split>train|val|validation|test)(?:_v\d+)?_localized_narratives"
     r"(?:-(?P<part>\d+)-of-(?P<parts>\d+))?\.jsonl"
 )
-_SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
 _OPEN_IMAGES_FOLDERS = {
     "train": "train",
     "val": "validation",
@@ -100,29 +99,7 @@ class LocalizedNarratives:
 
     def files(self, split):
         """Annotation files of a split, in the order of their names."""
-        if self.annotations.is_file():
-            named = _FILE.fullmatch(self.annotations.name)
-            if named and _SPLITS[named["split"]] != _SPLITS.get(split):
-                raise DataError(f"{self.annotations} is of the split {named['split']}, not {split}")
-            return [self.annotations]
-        named = [_FILE.fullmatch(path.name) for path in sorted(self.annotations.iterdir())]
-        ours = [n for n in named if n and self.dataset in ("all", n["dataset"])]
-        found = [n for n in ours if _SPLITS[n["split"]] == _SPLITS.get(split)]
-        if not found:
-            known = sorted({f"{n['dataset']} {_SPLITS[n['split']]}" for n in named if n})
-            wanted = f"{self.dataset} {split}"
-            raise DataError(
-                f"{self.annotations} has no narratives {wanted}"
-                f"{nearest(wanted, known) if known else ''}"
-            )
-        for n in found:
-            beside = {m["part"] for m in found if (m["dataset"], m["parts"]) == n.group(1, 4)}
-            if n["parts"] and (lacking := int(n["parts"]) - len(beside)):
-                raise DataError(
-                    f"{self.annotations / n[0]}: {lacking} of the {int(n['parts'])} parts of this "
-                    "file are not here; to read one part alone, give that file as ANNOTATIONS"
-                )
-        return [self.annotations / n[0] for n in found]
+        return named_files(self.annotations, _FILE, split, self.dataset)
 
     def items(self, split, tally):
         """Yields a NarrativeItem a line."""

@@ -12,7 +12,6 @@ import re
 import numpy as np
 
 from input_pipeline.errors import DataError
-from regionjax.config import nearest
 
 SENTENCES = ("true", "paper")
 PAPER_POINTS = 20
@@ -24,12 +23,6 @@ _ABBREVIATION = re.compile(r"\b(?:mr|mrs|ms|dr|st|vs|approx|e\.g|i\.e)\.$", re.I
 # RegionVLM's cuts, first alternative first: as its lone comma comes before the others, a space
 # after a comma stays at the head of the next piece and ", and" leaves a piece "and …" uncut there.
 _PAPER_CUT = re.compile(r"\. |\.| and |,")
-
-
-def check_option(value, known, name):
-    """Raises DataError, naming the nearest, if an option of a source has no such value."""
-    if value not in known:
-        raise DataError(f"{name}={value} is not known{nearest(value, known)}")
 
 
 def read_trace(segments, keys, where):
