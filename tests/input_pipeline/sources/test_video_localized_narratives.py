@@ -269,7 +269,7 @@ def real(shared_data, tmp_path):
 def test_real_videos(real):
     source, videos = real
     told, tally = read(source)
-    sentences = 0
+    sentences, silent = 0, 0
     for video in videos:
         for story in video["actor_narratives"]:
             start = story["recording_start_time_ms_since_epoch"]
@@ -285,6 +285,7 @@ def test_real_videos(real):
                     if (word["referenced_word_start_idx"] > closing) == part
                 ]
                 text = story["caption"].split(".")[part].strip()
+                before = sentences
                 for frame in story["keyframe_selection_indices"]:
                     expected = [
                         (p["x"], p["y"])
@@ -302,8 +303,10 @@ def test_real_videos(real):
                     if expected:
                         np.testing.assert_array_equal(found, np.float32(expected))
                         sentences += 1
+                silent += sentences == before
     assert sentences == sum(len(texts) for texts in told.values()) > 40
-    assert set(tally) <= {"keyframes_without_narration", "points_outside_image"}
+    unused = sum(len(video["keyframe_names"]) for video in videos) - len(told)
+    assert tally == {"sentences_without_trace": silent, "keyframes_without_narration": unused}
 
 
 def test_real_videos_as_regionvlm(real):
