@@ -4,6 +4,7 @@ import pathlib
 
 from input_pipeline.errors import DataError
 from input_pipeline.sources.coco import Coco
+from input_pipeline.sources.coco_karpathy import CocoKarpathy
 from input_pipeline.sources.localized_narratives import LocalizedNarratives
 from input_pipeline.sources.refer import REFER_SETS
 from input_pipeline.sources.triplets import Triplets
@@ -13,6 +14,7 @@ from regionjax.config import nearest
 # Name: (what makes the source from `annotations` and `images`, where these lie below a data root).
 SOURCES = {
     "coco": (Coco, "annotations", "."),
+    "coco_karpathy": (CocoKarpathy, "annotations", "."),
     "localized_narratives": (LocalizedNarratives, "localized_narratives", "."),
     "video_localized_narratives": (VideoLocalizedNarratives, "vidlns", "frames"),
     **{set_.name: (set_, f"refer/{set_.folder}", set_.photographs) for set_ in REFER_SETS},
