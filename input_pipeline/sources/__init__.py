@@ -6,6 +6,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.sources.coco import Coco
 from input_pipeline.sources.coco_karpathy import CocoKarpathy
 from input_pipeline.sources.localized_narratives import LocalizedNarratives
+from input_pipeline.sources.own_regions import OwnRegions
 from input_pipeline.sources.refer import REFER_SETS
 from input_pipeline.sources.triplets import Triplets
 from input_pipeline.sources.video_localized_narratives import VideoLocalizedNarratives
@@ -19,6 +20,7 @@ SOURCES = {
     "video_localized_narratives": (VideoLocalizedNarratives, "vidlns", "frames"),
     **{set_.name: (set_, f"refer/{set_.folder}", set_.photographs) for set_ in REFER_SETS},
     "triplets": (Triplets, "triplets", "triplets"),
+    "own_regions": (OwnRegions, "own_regions", "own_regions"),
 }
 
 
