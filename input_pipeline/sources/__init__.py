@@ -5,22 +5,26 @@ import pathlib
 from input_pipeline.errors import DataError
 from input_pipeline.sources.coco import Coco
 from input_pipeline.sources.coco_karpathy import CocoKarpathy
+from input_pipeline.sources.flickr30k_entities import Flickr30kEntities
 from input_pipeline.sources.localized_narratives import LocalizedNarratives
-from input_pipeline.sources.own_regions import OwnRegions
 from input_pipeline.sources.refer import REFER_SETS
 from input_pipeline.sources.triplets import Triplets
 from input_pipeline.sources.video_localized_narratives import VideoLocalizedNarratives
+from input_pipeline.sources.vqa import Gqa, Okvqa, Vqav2
 from regionjax.config import nearest
 
 # Name: (what makes the source from `annotations` and `images`, where these lie below a data root).
 SOURCES = {
     "coco": (Coco, "annotations", "."),
     "coco_karpathy": (CocoKarpathy, "annotations", "."),
+    "flickr30k_entities": (Flickr30kEntities, "flickr30k_entities", "."),
     "localized_narratives": (LocalizedNarratives, "localized_narratives", "."),
     "video_localized_narratives": (VideoLocalizedNarratives, "vidlns", "frames"),
     **{set_.name: (set_, f"refer/{set_.folder}", set_.photographs) for set_ in REFER_SETS},
     "triplets": (Triplets, "triplets", "triplets"),
-    "own_regions": (OwnRegions, "own_regions", "own_regions"),
+    "vqav2": (Vqav2, "vqav2", "."),
+    "okvqa": (Okvqa, "okvqa", "."),
+    "gqa": (Gqa, "gqa", "gqa/images"),
 }
 
 
