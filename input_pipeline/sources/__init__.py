@@ -7,6 +7,7 @@ from input_pipeline.sources.coco import Coco
 from input_pipeline.sources.coco_karpathy import CocoKarpathy
 from input_pipeline.sources.flickr30k_entities import Flickr30kEntities
 from input_pipeline.sources.localized_narratives import LocalizedNarratives
+from input_pipeline.sources.own_regions import OwnRegions
 from input_pipeline.sources.refer import REFER_SETS
 from input_pipeline.sources.triplets import Triplets
 from input_pipeline.sources.video_localized_narratives import VideoLocalizedNarratives
@@ -25,6 +26,7 @@ SOURCES = {
     "vqav2": (Vqav2, "vqav2", "."),
     "okvqa": (Okvqa, "okvqa", "."),
     "gqa": (Gqa, "gqa", "gqa/images"),
+    "own_regions": (OwnRegions, "own_regions", "own_regions"),
 }
 
 
