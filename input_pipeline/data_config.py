@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from input_pipeline import tasks
+
 
 @dataclasses.dataclass(frozen=True)
 class WorldConfig:
@@ -14,12 +16,18 @@ class WorldConfig:
     image_size: int = 96  # pixels a side
 
 
+_MOST = {"crop": 0.4, "flip": 1.0, "brightness": 0.9, "contrast": 0.9, "saturation": 1.0}
+
+
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Everything about the data except the sizes of a batch (those are BatchSpec's)."""
 
-    root: str  # a folder in COCO's layout (see input_pipeline/sources)
-    mixture: dict[str, float]  # {source: weight}; weights are relative numbers of examples
+    root: str = ""  # a folder in COCO's layout (see input_pipeline/sources); "": none
+    # {name: weight}: parts in one of the folders in `prepared`, or else a source below `root`.
+    # Weights are relative numbers of `mixture_by`; what has weight 0 is evaluated, not trained on.
+    mixture: dict[str, float] = dataclasses.field(default_factory=dict)
+    prepared: tuple[str, ...] = ()  # folders that input_pipeline/prepare.py wrote
     world: WorldConfig | None = None  # None: `root` holds data that somebody else wrote
     train_split: str = "train"
     eval_split: str = "val"
@@ -27,12 +35,20 @@ class DataConfig:
     vocabulary_size: int = 8192  # upper limit of a trained tokenizer, location tokens included
     location_bins: int = 1024  # `<loc0000>`… tokens; 0…1023 as in PaliGemma
     on_bad: str = "stop"  # an image that cannot be read: "stop" or "skip" (and count)
-    on_long: str = "stop"  # a text that does not fit into BatchSpec: "stop" or "skip"
+    on_long: str = "stop"  # a text that does not fit into BatchSpec: "stop", "skip", "truncate"
+    mixture_by: str = "examples"  # or "regions": what the images fill slots with counts
+    prompts: dict[str, str] = dataclasses.field(default_factory=dict)  # {task: template}; see tasks
     as_mask: float = 0.6  # how often a region that has a mask is shown as that mask, …
     as_box: float = 0.2  # … as its bounding box, …
     as_points: float = 0.2  # … as a few points in it, …
     as_part: float = 0.0  # … as one side of a cut through the mask, named "part of …", …
     as_nothing: float = 0.0  # … or not at all: as the whole image, so that a guess is learnt too
+    # Changes to training images that regions and texts follow; see input_pipeline/augmentation.py.
+    crop: float = 0.0  # the most that is cut off each side, as a share; never part of a region
+    flip: float = 0.0  # how often left and right change places, where the texts allow it
+    brightness: float = 0.0  # factors lie from 1 - this to 1 + this, …
+    contrast: float = 0.0
+    saturation: float = 0.0
     workers: int = 0  # processes that make batches; 0: threads of this process
     threads: int = 2  # threads that make batches, in each process; 0: made when asked for
 
@@ -40,16 +56,27 @@ class DataConfig:
         if not self.mixture:
             raise ValueError("mixture is empty; name at least one source, such as {'coco': 1.0}")
         for name, weight in self.mixture.items():
-            if not weight > 0:
-                raise ValueError(f"mixture[{name!r}] = {weight!r}; a weight is a number above 0")
-        for name in ("on_bad", "on_long"):
-            if getattr(self, name) not in ("stop", "skip"):
-                raise ValueError(f"{name} = {getattr(self, name)!r}; expected 'stop' or 'skip'")
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"mixture[{name!r}] = {weight!r}; a weight is a number from 0 up")
+        if not any(self.mixture.values()):
+            raise ValueError(f"mixture = {self.mixture}: every weight is 0")
+        for name, values in (
+            ("on_bad", ("stop", "skip")),
+            ("on_long", ("stop", "skip", "truncate")),
+            ("mixture_by", ("examples", "regions")),
+        ):
+            if getattr(self, name) not in values:
+                expected = " or ".join(map(repr, values))
+                raise ValueError(f"{name} = {getattr(self, name)!r}; expected {expected}")
+        object.__setattr__(self, "prompts", tasks.all_prompts(self.prompts))
         shares = (self.as_mask, self.as_box, self.as_points, self.as_part, self.as_nothing)
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
             raise ValueError(
                 f"as_mask, as_box, as_points, as_part, as_nothing = {shares} must be shares of 1"
             )
+        for name, most in _MOST.items():
+            if not 0 <= getattr(self, name) <= most:
+                raise ValueError(f"{name} = {getattr(self, name)!r}; expected 0 to {most}")
         if not 2 <= self.location_bins <= 10_000:
             raise ValueError(f"location_bins = {self.location_bins}; expected 2…10000")
         if min(self.workers, self.threads) < 0:

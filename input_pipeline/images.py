@@ -69,24 +69,43 @@ def check_image(data, name):
         return size
 
 
-def decode_image(data, size, name):
-    """uint8 [size, size, 3] of an encoded image, squeezed to a square (bicubic).
+def decode_image(data, size, name, edges=None):
+    """The pixels that a model sees; the one rule for training and evaluation.
+
+    The image, or a part of it, is squeezed to a square: bicubic, antialiased (the filter grows with
+    the scale). A JPEG that is at least twice as large is decoded at 1/2, 1/4 or 1/8 of its size
+    before, the smallest that is no smaller than the square.
 
     Args:
       data: the file's bytes.
       size: S, pixels a side.
       name: what to call the image in an error.
+      edges: pixel edges (x0, y0, x1, y1) of the part that is seen; None for all of it.
+
+    Returns:
+      uint8 [size, size, 3]
 
     Raises:
       BadImage: names the image.
     """
     with _opened(data, name) as image:
-        if min(image.size) >= 2 * size:
-            image.draft("RGB", (size, size))  # JPEG: decoded at 1/2…1/8 of its size
+        whole, part = image.size, edges or (0, 0, *image.size)
+        wanted = [
+            -(-size * pixels // seen) for pixels, seen in zip(whole, _sides(part), strict=True)
+        ]
+        scale = 1.0  # what is decoded, by the file's size
+        if image.width >= 2 * wanted[0] and image.height >= 2 * wanted[1]:
+            drawn = image.draft("RGB", wanted)  # None for all but JPEG
+            scale = drawn[1][2] / whole[0] if drawn else 1.0
         image = to_rgb(image)
-        if image.size != (size, size):
-            image = image.resize((size, size), Image.Resampling.BICUBIC)
+        if image.size != (size, size) or edges:
+            box = [edge * scale for edge in part]
+            image = image.resize((size, size), Image.Resampling.BICUBIC, box)
         return np.asarray(image)
+
+
+def _sides(edges):
+    return edges[2] - edges[0], edges[3] - edges[1]
 
 
 def to_rgb(image):

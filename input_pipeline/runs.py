@@ -70,6 +70,34 @@ class RunRegion:
         """bool [H, W], made when first asked for."""
         return decode_rle({"size": [self.height, self.width], "counts": self.counts})
 
+    def seen(self, edges, flip=False):
+        """The RunRegion in a part of the image, perhaps mirrored.
+
+        Args:
+          edges: pixel edges (x0, y0, x1, y1) of the part.
+          flip: mirror it left to right.
+
+        Raises:
+          RegionError: a region that is not wholly in the part.
+        """
+        x0, y0, x1, y1 = edges
+        left, top, right, bottom = self.bounds
+        if left < x0 or top < y0 or right > x1 or bottom > y1:
+            raise RegionError(f"a part {edges} of the image cuts a mask within {self.bounds}")
+        column, first, last = RunGroup([self]).pieces
+        column = column - x0
+        if flip:
+            left, right = x0 + x1 - right, x0 + x1 - left
+            column = x1 - x0 - 1 - column
+            order = np.lexsort((first, column))
+            column, first, last = column[order], first[order], last[order]
+        height, width = y1 - y0, x1 - x0
+        counts = np.zeros(2 * len(column) + 2, np.uint32)  # the last run of ones is empty
+        starts, ends = column * height + (first - y0), column * height + (last - y0)
+        counts[0::2] = np.append(starts, height * width) - np.append(0, ends)
+        counts[1:-1:2] = ends - starts
+        return RunRegion(counts, height, width, (left - x0, top - y0, right - x0, bottom - y0))
+
     def area(self):
         """Share of the image, 0…1."""
         return float(self.counts[1::2].sum(dtype=np.int64) / (self.height * self.width))

@@ -1,6 +1,9 @@
 """What is asked about an annotation: the tasks, their prompts and their answers."""
 
+import string
+
 from regionjax.batch import Segment
+from regionjax.config import nearest
 from regionjax.regions import WHOLE_IMAGE, box_to_locations, locations_to_text
 
 # Kind of annotation: the tasks that can be made of it.
@@ -14,7 +17,9 @@ TASKS = {
 }
 PART = "part of"  # begins the text of a region that shows one side of what is annotated
 ALL = tuple(task for tasks in TASKS.values() for task in tasks)
-_PROMPTS = {
+# What is said to the model; `data.prompts` changes them. {text} is what the annotation asks, so a
+# prompt whose answer is that text has no place for it, and the others need it.
+PROMPTS = {
     "describe": "describe",
     "refer": "refer",
     "narrate": "narrate",
@@ -22,8 +27,9 @@ _PROMPTS = {
     "locate": "locate {text}",
     "answer": "answer {text}",
     "choose": "answer {text}",
-    "justify": "why {text}",
+    "justify": "why {text}",  # question and answer
 }
+_ASKED = ("locate", "answer", "choose", "justify")
 _LABELS = {"answer": "answer", "choose": "answer", "justify": "rationale"}  # in Annotation.extra
 
 
@@ -33,25 +39,56 @@ def tasks_of(annotation):
     return tuple(task for task in of_kind if _LABELS.get(task, "") in {"", *annotation.extra})
 
 
-def prompt(task, text):
+def all_prompts(changed):
+    """PROMPTS with some of them changed.
+
+    Args:
+      changed: {task: template}.
+
+    Raises:
+      ValueError: a task that is not there, or a template with another placeholder than {text},
+        without it where the task needs it, or with it where it would give the answer away.
+    """
+    for task, template in changed.items():
+        where = f"prompts[{task!r}]"
+        if task not in PROMPTS:
+            raise ValueError(f"{where} is the prompt of no task{nearest(task, PROMPTS)}")
+        if not isinstance(template, str):
+            raise ValueError(f"{where} = {template!r} is not text")
+        try:
+            fields = [
+                part[1:] for part in string.Formatter().parse(template) if part[1] is not None
+            ]
+        except ValueError as error:
+            raise ValueError(f"{where} = {template!r}: {error}; a brace is {{{{ or }}}}") from error
+        if other := [name for name, *form in fields if name != "text" or form != ["", None]]:
+            raise ValueError(f"{where} = {template!r}: {{{other[0]}}} is not a place, {{text}} is")
+        if len(fields) != (task in _ASKED):
+            expected = "has {text} once" if task in _ASKED else "has no {text}: that is the answer"
+            raise ValueError(f"{where} = {template!r}; a prompt to {task} {expected}")
+    return PROMPTS | dict(changed)
+
+
+def prompt(task, text, prompts=PROMPTS):
     """The prompt of a task about an annotation with that text."""
-    return _PROMPTS[task].format(text=text)
+    return prompts[task].format(text=text)
 
 
-def texts(task, annotation):
+def texts(task, annotation, prompts=PROMPTS):
     """(prompt, answer) of a task about an annotation; the answer of `locate` is "" (a box)."""
     text, extra = annotation.text, annotation.extra
+    answer = "" if task == "locate" else text
     if task == "answer":
-        return prompt(task, text), extra["answer"]
-    if task == "choose":
-        return prompt(task, text), extra["choices"][extra["answer"]]
-    if task == "justify":
-        asked = f"{text} {extra['choices'][extra['answer']]}"
-        return prompt(task, asked), extra["rationales"][extra["rationale"]]
-    return prompt(task, text), "" if task == "locate" else text
+        answer = extra["answer"]
+    elif task == "choose":
+        answer = extra["choices"][extra["answer"]]
+    elif task == "justify":
+        text = f"{text} {extra['choices'][extra['answer']]}"
+        answer = extra["rationales"][extra["rationale"]]
+    return prompt(task, text, prompts), answer
 
 
-def segment(task, annotation, location_bins, region=None, part=False):
+def segment(task, annotation, location_bins, region=None, part=False, prompts=PROMPTS):
     """The Segment of a task about an annotation.
 
     Args:
@@ -61,8 +98,9 @@ def segment(task, annotation, location_bins, region=None, part=False):
       region: shown in place of the annotation's own (its box or points in it); `locate` shows
         the whole image whatever is given, because the region is the answer.
       part: whether `region` is only one side of it.
+      prompts: {task: template} of all tasks.
     """
-    question, answer = texts(task, annotation)
+    question, answer = texts(task, annotation, prompts)
     if task == "locate":
         box = annotation.region.bounding_box()
         answer = locations_to_text(box_to_locations(box, location_bins))

@@ -6,6 +6,7 @@ import numpy as np
 from grain.transforms import MapWithIndex
 
 from input_pipeline import tasks
+from input_pipeline.augmentation import View, draw_view, jittered, mirrored_annotation
 from input_pipeline.data_config import DataConfig
 from input_pipeline.errors import DataError
 from input_pipeline.images import BadImage, decode_image
@@ -19,7 +20,7 @@ from regionjax.regions import WHOLE_IMAGE, Region
 LEAST_PART = 0.2  # of a mask's pixels, on either side of a cut
 
 
-def encode_row(image, segments, spec, tokenizer, *, rng, name, example=0):
+def encode_row(image, segments, spec, tokenizer, *, rng, name, example=0, truncate=False):
     """One row of a batch: BatchSpec's fields without B.
 
     A segment without target takes a slot whose target is empty and weighs 0 (a question to be
@@ -33,6 +34,7 @@ def encode_row(image, segments, spec, tokenizer, *, rng, name, example=0):
       rng: np.random.Generator; draws the points in boxes and masks.
       name: of the record, for errors.
       example: number in the training stream.
+      truncate: cut texts that do not fit, and count them in `long_texts`.
 
     Raises:
       DataError: too many segments, or a text that does not fit.
@@ -44,6 +46,9 @@ def encode_row(image, segments, spec, tokenizer, *, rng, name, example=0):
     row["example"][...] = example & 0x7FFFFFFF  # a label; wraps around after 2³¹ examples
     for slot, segment in enumerate(segments):
         prompt, target = _texts(segment, tokenizer)
+        if overflow(len(prompt), len(target), spec) and truncate:
+            prompt, target = truncated(prompt, target, spec, segment.target_box is not None)
+            row["long_texts"] += 1
         if problem := overflow(len(prompt), len(target), spec):
             raise DataError(f"{name}: {problem}: {segment.prompt!r} → {segment.target!r}")
         row["prompt"][slot, : len(prompt)] = prompt
@@ -64,6 +69,20 @@ def _texts(segment, tokenizer):
     return tokenizer.encode(segment.prompt), target + [tokenizer.eos_id] if target else target
 
 
+def truncated(prompt, target, spec, whole=False):
+    """Prompt and target (lists of token ids) cut at their ends to what fits into the batch.
+
+    Where both together are too long, the target makes room down to one token. A target that is cut
+    loses its eos: the sentence does not end there. `whole` keeps the target, and cuts the prompt to
+    make room: half a box is not a box.
+    """
+    least = len(target) if whole else min(len(target), 1)
+    prompt = prompt[: max(0, min(spec.prompt_length, spec.text_length - least))]
+    if not whole:
+        target = target[: min(spec.target_length, spec.text_length - len(prompt))]
+    return prompt, target
+
+
 def overflow(prompt, target, spec):
     """What of so many tokens does not fit into the batch, in words; "" if all does."""
     if prompt > spec.prompt_length:
@@ -81,6 +100,21 @@ def example_rng(seed, example):
 
 
 @dataclasses.dataclass(frozen=True)
+class Drawn:
+    """What an example shows of a record.
+
+    Attributes:
+      segments: list of Segment, as they are in the view.
+      view: View, or None for the image as it is.
+      left_out: how many texts were too long and left out on request.
+    """
+
+    segments: list
+    view: View | None
+    left_out: int
+
+
+@dataclasses.dataclass(frozen=True)
 class EncodeExample(MapWithIndex):
     """Record bytes and their place in the training stream to a row of the batch.
 
@@ -93,43 +127,107 @@ class EncodeExample(MapWithIndex):
     seed: int
 
     def map_with_index(self, index, element):
-        """See encode_row; raises BadImage or DataError unless `data` says "skip"."""
-        record = Record.decode(element)
+        """See encode_row; raises BadImage or DataError unless `data` says otherwise."""
+        record, data, spec = Record.decode(element), self.data, self.spec
         rng = example_rng(self.seed, index)
+        drawn = self.draw(record, rng)
+        part, mirror = (drawn.view.edges, drawn.view.flip) if drawn.view else (None, False)
         try:
-            image = decode_image(record.image, self.spec.image_size, record.name)
+            image = decode_image(record.image, spec.image_size, record.name, part)
         except BadImage:
-            if self.data.on_bad == "stop":
+            if data.on_bad == "stop":
                 raise
-            row = encode_row(0, [], self.spec, self.tokenizer, rng=rng, name="", example=index)
+            row = encode_row(0, [], spec, self.tokenizer, rng=rng, name="", example=index)
             row["bad"][...] = 1  # counted by the trainer
             return row
-        segments = self.segments(record, rng)
-        return encode_row(
-            image, segments, self.spec, self.tokenizer, rng=rng, name=record.name, example=index
+        if mirror:
+            image = image[:, ::-1]
+        if data.brightness or data.contrast or data.saturation:
+            image = jittered(image, data, rng)
+        row = encode_row(
+            image,
+            drawn.segments,
+            spec,
+            self.tokenizer,
+            rng=rng,
+            name=record.name,
+            example=index,
+            truncate=data.on_long == "truncate",
         )
+        row["long_texts"] += drawn.left_out
+        return row
 
-    def segments(self, record, rng):
-        """At most R Segments of a record, drawn by `rng`."""
+    def draw(self, record, rng):
+        """What an example shows of a record: a Drawn, by `rng`."""
+        chosen, segments, left_out = self._choose(record, rng)
+        if not (self.data.crop or self.data.flip):
+            return Drawn(segments, None, left_out)
+        regions = [annotation.region for _, annotation, _, _ in chosen]
+        view = draw_view(self.data, record.width, record.height, regions, rng)
+        if view.flip:
+            mirrored = self._mirrored(chosen, segments)
+            if mirrored is None:
+                view = dataclasses.replace(view, flip=False)
+            else:
+                chosen = mirrored
+        return Drawn([self._segment(*one, view) for one in chosen], view, left_out)
+
+    def _choose(self, record, rng):
+        """At most R tasks of a record.
+
+        Returns:
+          (list of (task, annotation, region shown, whether that is a part), their Segments, how
+          many texts were left out because they are too long)
+        """
         candidates = [
             (annotation, task)
             for annotation in record.annotations
             for task in tasks.tasks_of(annotation)
         ]
-        chosen = []
-        skip_long = self.data.on_long == "skip"
+        chosen, segments, left_out = [], [], 0
         for place in rng.permutation(len(candidates)).tolist():
             if len(chosen) == self.spec.regions:
                 break
             annotation, task = candidates[place]
-            region, part = (None, False) if task == "locate" else self.shown(annotation.region, rng)
-            bins = self.tokenizer.location_bins
-            segment = tasks.segment(task, annotation, bins, region, part)
+            region, part = annotation.region, False
+            if task != "locate":
+                region, part = self.shown(region, rng)
+            segment = self._segment(task, annotation, region, part)
             if part and self._too_long(segment):  # with "part of"; so it is shown whole
-                segment = tasks.segment(task, annotation, bins)
-            if not (skip_long and self._too_long(segment)):
-                chosen.append(segment)
-        return chosen
+                region, part = annotation.region, False
+                segment = self._segment(task, annotation, region, part)
+            if self.data.on_long == "skip" and self._too_long(segment):
+                left_out += 1
+                continue
+            chosen.append((task, annotation, region, part))
+            segments.append(segment)
+        return chosen, segments, left_out
+
+    def _segment(self, task, annotation, region, part, view=None):
+        """The Segment of a task, in a view where one is given."""
+        if view:
+            region = view.region(region)
+            if task == "locate":
+                annotation = dataclasses.replace(annotation, geometry=region)
+        bins, prompts = self.tokenizer.location_bins, self.data.prompts
+        return tasks.segment(task, annotation, bins, region, part, prompts)
+
+    def _mirrored(self, chosen, segments):
+        """`chosen` with texts about the mirrored image, or None where that cannot be said.
+
+        Nor where a text no longer fits, as clockwise has a longer opposite.
+        """
+        found = []
+        for (task, annotation, region, part), before in zip(chosen, segments, strict=True):
+            other = mirrored_annotation(annotation)
+            if other is None:
+                return None
+            found.append((task, other, region, part))
+            if other.text != annotation.text or other.extra != annotation.extra:
+                segment = self._segment(*found[-1])
+                if self._too_long(segment) and not self._too_long(before):
+                    return None
+        return found
 
     def _too_long(self, segment):
         return bool(overflow(*map(len, _texts(segment, self.tokenizer)), self.spec))

@@ -62,6 +62,7 @@ class BatchSpec:
             "target_box": ((r, 4), np.float32),  # all 0: this slot has none
             "example": ((), np.int32),  # global position in the training stream
             "bad": ((), np.int32),  # 1: the image could not be read and was skipped on request
+            "long_texts": ((), np.int32),  # texts that did not fit: cut or left out on request
         }
 
     def abstract(self, batch_size):

@@ -181,6 +181,7 @@ class Report:
         values = {name: value.item() for name, value in jax.device_get(values).items()}
         self._tally.add("regions", values["regions"])
         self._tally.add("bad_images", values.pop("bad"))
+        self._tally.add("long_texts", values.pop("long_texts"))
         if self._writer:
             self._progress.advance(values["loss"])
             if step % self._run.log_every == 0 or step == self._run.steps:
@@ -197,6 +198,7 @@ class Report:
         regions, seconds = (now - then for now, then in zip(self._marks, before, strict=True))
         values["regions_per_second"] = regions / seconds
         values["bad_images"] = self._tally.count("bad_images")
+        values["long_texts"] = self._tally.count("long_texts")
         values["seconds"] = self._tally.seconds()
         self._writer.write(step, values)
         self._progress.summarize(step, values["loss"], values["regions_per_second"])

@@ -88,7 +88,8 @@ def make_train_step(system, optimizer, loss_weights, *, seed, microbatches, shar
 
     Returns:
       The function. Its metrics are scalars: f32 `loss`, `loss/<name>`, `gradient_norm`,
-      `learning_rate`; i32 `regions` (slots with a supervised token), `bad` (unreadable images),
+      `learning_rate`, `data/slots_filled` (share of the slots with a supervised token); i32
+      `regions` (their number), `bad` (unreadable images), `long_texts` (cut or left out),
       `first_example` and `last_example` (of the batch), `skipped`, `skipped_in_row`.
     """
     gradient_shardings = optimizer.split(shardings.params)[0]
@@ -153,14 +154,17 @@ def make_train_step(system, optimizer, loss_weights, *, seed, microbatches, shar
             skipped=old.skipped + ~finite,
             skipped_in_row=jnp.where(finite, 0, old.skipped_in_row + 1),
         )
+        filled = batch["target_weight"].max(-1) > 0
         metrics = {
             "loss": loss,
             **{f"loss/{name}": mean for name, mean in means.items()},
             **{name: _mean(*pair) for name, pair in extras.items()},
             "gradient_norm": norm,
             "learning_rate": optimizer.schedule(old.step),
-            "regions": (batch["target_weight"].max(-1) > 0).sum(),
+            "regions": filled.sum(),
+            "data/slots_filled": filled.mean(),
             "bad": batch["bad"].sum(),
+            "long_texts": batch["long_texts"].sum(),
             "first_example": batch["example"].min(),
             "last_example": batch["example"].max(),
             "skipped": new.skipped,

@@ -18,7 +18,7 @@ from regionjax import checkpoint
 from regionjax.config import ConfigError
 
 # What a run may be resumed with although it was started otherwise: nothing here changes what was
-# learned so far or which example comes next.
+# learned so far or, but for the mixture, which example comes next.
 MAY_DIFFER = (
     "train.steps",  # train longer; the learning rate follows the new length from here on
     "train.microbatches",  # sums are exact in any number of parts, up to rounding
@@ -31,6 +31,9 @@ MAY_DIFFER = (
     "mesh.",  # go on with other devices; equal up to rounding
     "data.workers",  # the batches are the same for any number of them
     "data.threads",
+    "data.mixture.",  # each component goes on where it is; see input_pipeline/mixture.py
+    "data.mixture_by",
+    "data.prepared",  # a part may lie elsewhere; prepare.ensure checks that it is the same one
     "data.on_bad",  # a run that met an unreadable image may go on without it
     "evaluate.",
 )

@@ -94,7 +94,7 @@ def test_an_image_of_the_right_size_is_not_touched(record):
 
 def test_truncated_photograph(shared_data):
     data = (shared_data / "photos/truncated.jpg").read_bytes()
-    with pytest.raises(BadImage, match=r"image coco:a.jpg \(400 bytes\)"):
+    with pytest.raises(BadImage, match=r"coco:a.jpg \(400 bytes\)"):
         decode_image(data, 64, "coco:a.jpg")
     with pytest.raises(BadImage, match=r"photos/truncated.jpg \(400 bytes\)"):
         read_image(shared_data / "photos", "truncated.jpg")
@@ -270,7 +270,7 @@ def test_long_texts_are_left_out_on_request(record, tokenizer):
 
 def test_bad_images_stop_or_weigh_nothing(record, tokenizer):
     bad = dataclasses.replace(record, image=record.image[:60]).encode()
-    with pytest.raises(BadImage, match="image coco:train2017/1.png"):
+    with pytest.raises(BadImage, match="coco:train2017/1.png"):
         encoder(tokenizer).map_with_index(3, bad)
     row = encoder(tokenizer, on_bad="skip").map_with_index(3, bad)
     assert (row["bad"], row["example"]) == (1, 3)
@@ -298,7 +298,7 @@ def test_tasks_and_shapes_come_in_their_shares(record, tokenizer):
     encode = encoder(tokenizer, few, as_mask=0.5, as_box=0.3, as_points=0.2)
     shapes, prompts = collections.Counter(), collections.Counter()
     for index in range(1500):
-        for segment in encode.segments(record, example_rng(0, index)):
+        for segment in encode.draw(record, example_rng(0, index)).segments:
             prompts[segment.prompt] += 1
             if segment.prompt in ("describe", "refer"):
                 shapes[segment.region.kind] += 1
@@ -326,7 +326,7 @@ def test_parts_are_one_side_of_the_mask_and_say_so(record, tokenizer):
     encode = encoder(tokenizer, as_mask=0.5, as_box=0.0, as_points=0.0, as_part=0.5)
     targets = collections.Counter()
     for index in range(400):
-        for segment in encode.segments(record, example_rng(0, index)):
+        for segment in encode.draw(record, example_rng(0, index)).segments:
             if segment.prompt in ("describe", "refer"):
                 part = segment.target.startswith("part of ")
                 assert part == (segment.region.area() < record.annotations[0].region.area())
@@ -341,7 +341,7 @@ def test_parts_whose_text_does_not_fit_are_shown_whole(record, tokenizer):
     encode = dataclasses.replace(encode, data=dataclasses.replace(encode.data, on_long="skip"))
     seen = collections.Counter()
     for index in range(100):
-        for segment in encode.segments(record, example_rng(0, index)):
+        for segment in encode.draw(record, example_rng(0, index)).segments:
             seen[segment.target] += 1
     assert seen["the red box"] and seen["red box"]
     assert not any(text.startswith("part of") for text in seen)

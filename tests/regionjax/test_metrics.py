@@ -94,5 +94,6 @@ def test_report_ends_a_run_that_only_skips():
 
 
 def numbers(**changes):
-    values = {"loss": 0.5, "gradient_norm": 1.0, "regions": 1, "bad": 0, "skipped_in_row": 0}
+    values = {"loss": 0.5, "gradient_norm": 1.0, "regions": 1, "bad": 0}
+    values |= {"long_texts": 0, "skipped_in_row": 0}
     return {name: jnp.asarray(value) for name, value in (values | changes).items()}
