@@ -9,8 +9,10 @@ from input_pipeline.sources.flickr30k_entities import Flickr30kEntities
 from input_pipeline.sources.localized_narratives import LocalizedNarratives
 from input_pipeline.sources.own_regions import OwnRegions
 from input_pipeline.sources.refer import REFER_SETS
+from input_pipeline.sources.referring_json import ReferringJson
 from input_pipeline.sources.triplets import Triplets
 from input_pipeline.sources.video_localized_narratives import VideoLocalizedNarratives
+from input_pipeline.sources.visual_genome import VisualGenome
 from input_pipeline.sources.vqa import Gqa, Okvqa, Vqav2
 from regionjax.config import nearest
 
@@ -21,8 +23,10 @@ SOURCES = {
     "flickr30k_entities": (Flickr30kEntities, "flickr30k_entities", "."),
     "localized_narratives": (LocalizedNarratives, "localized_narratives", "."),
     "video_localized_narratives": (VideoLocalizedNarratives, "vidlns", "frames"),
+    "visual_genome": (VisualGenome, "visual_genome", "."),
     **{set_.name: (set_, f"refer/{set_.folder}", set_.photographs) for set_ in REFER_SETS},
     "triplets": (Triplets, "triplets", "triplets"),
+    "referring_json": (ReferringJson, "referring", "."),
     "vqav2": (Vqav2, "vqav2", "."),
     "okvqa": (Okvqa, "okvqa", "."),
     "gqa": (Gqa, "gqa", "gqa/images"),
