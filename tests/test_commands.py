@@ -89,7 +89,12 @@ def test_the_readme_in_the_order_in_which_it_is_read(tmp_path):
         if flag(command, "--config") == "configs/quickstart.py":
             # The first of two commands on a folder decides its size.
             world = SMALL_WORLD | {"data.root": tmp_path / "world"}
-            run([part for part in command if ".steps=" not in part], **TINY, **world)
+            short = [part for part in command if ".steps=" not in part]
+            if short != command:  # the first one's report is enough
+                run(short, **TINY, **world, **{"train.evaluate_at_end": False})
+                assert (tmp_path / folder.name / "checkpoints" / "2").is_dir()
+                continue
+            run(command, **TINY, **world)
             report = json.loads((tmp_path / folder.name / "report.json").read_text())
             assert report["train/steps"] == 2
             assert (tmp_path / folder.name / "report.html").stat().st_size > 10_000

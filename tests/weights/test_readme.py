@@ -9,6 +9,8 @@ import jax
 import numpy as np
 import pytest
 import test_commands
+import tokenizers
+import transformers
 
 from input_pipeline.scenes.writer import write_world
 from regionjax.weights import __main__ as command
@@ -37,6 +39,15 @@ GEMMA = {
     "head_dim": 8,
     "intermediate_size": 24,
 }
+QWEN3 = {
+    **GEMMA,
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "vocab_size": 300,
+    "max_position_embeddings": 64,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": True,
+}
 QFORMER = {
     "vocab_size": 20,
     "hidden_size": 12,
@@ -61,6 +72,7 @@ DOWNLOADS = {
         "vision_config": TOWER,
     },
     "gemma-2b": {"architectures": ["GemmaForCausalLM"], **GEMMA, "vocab_size": 300},
+    "Qwen3-1.7B": QWEN3,
     "instructblip-flan-t5-xl": {
         "architectures": ["InstructBlipForConditionalGeneration"],
         "model_type": "instructblip",
@@ -163,6 +175,47 @@ def test_the_readme_from_public_weights(folder, capsys):
     found = {"images": images}
     exec(code.replace('"weights/', f'"{folder}/weights/'), found)
     assert jax.tree.leaves(found["features"])[0].shape[0] == 2
+    capsys.readouterr()
+
+
+def test_siglip_and_qwen3(folder, capsys):
+    """The README's other language model; padding changes places with the word 0, as in Qwen's."""
+    for name in ("siglip-so400m-patch14-224", "Qwen3-1.7B"):
+        places = str(folder / "downloads" / name), str(folder / "weights/second" / name)
+        assert command.main(["import", *places]) == 0, capsys.readouterr()
+    engine = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel(
+            {"the": 0, "red": 1, "<unk>": 2, "<eos>": 3, "<pad>": 4}, "<unk>"
+        )
+    )
+    engine.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    words = folder / "downloads/words"
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=engine, unk_token="<unk>", eos_token="<eos>", pad_token="<pad>"
+    ).save_pretrained(words)
+    weights = folder / "weights/second"
+    sources = {
+        "vit": {"path": str(weights / "siglip-so400m-patch14-224"), "leave": ("params/pool/",)},
+        "decoder": {
+            "path": str(weights / "Qwen3-1.7B"),
+            "extend": ("/embedding$",),
+            "swap": (0, 4),
+        },
+    }
+    run = folder / "runs/qwen3"
+    config = "configs/regionlm_pretrained.py:siglip+qwen3"
+    test_commands.run(
+        ["regionjax.main", "--config", config, "--workdir", str(run)],
+        **SMALL
+        | {"model.decoder.kv_heads": 1, "data.tokenizer": words, "data.root": folder / "world"},
+        init_from=repr(sources),
+    )
+    out, like = str(folder / "exports/qwen3"), str(weights / "Qwen3-1.7B")
+    assert command.main(["export", str(run), out, "--part", "decoder", "--like", like]) == 0
+    read = lambda path: files.open_tensors(path).read("model.embed_tokens.weight")[:5]  # noqa: E731
+    after, before = read(out), read(folder / "downloads/Qwen3-1.7B")
+    # Two steps of training change the rows by far less than they differ.
+    assert np.abs(after - before[[4, 1, 2, 3, 0]]).max() < 0.01 < np.abs(after - before).max()
     capsys.readouterr()
 
 
