@@ -11,6 +11,7 @@ from input_pipeline.sources.own_regions import OwnRegions
 from input_pipeline.sources.refer import REFER_SETS
 from input_pipeline.sources.referring_json import ReferringJson
 from input_pipeline.sources.triplets import Triplets
+from input_pipeline.sources.vcr import Vcr
 from input_pipeline.sources.video_localized_narratives import VideoLocalizedNarratives
 from input_pipeline.sources.visual_genome import VisualGenome
 from input_pipeline.sources.vqa import Gqa, Okvqa, Vqav2
@@ -27,6 +28,7 @@ SOURCES = {
     **{set_.name: (set_, f"refer/{set_.folder}", set_.photographs) for set_ in REFER_SETS},
     "triplets": (Triplets, "triplets", "triplets"),
     "referring_json": (ReferringJson, "referring", "."),
+    "vcr": (Vcr, "vcr1annots", "vcr1images"),
     "vqav2": (Vqav2, "vqav2", "."),
     "okvqa": (Okvqa, "okvqa", "."),
     "gqa": (Gqa, "gqa", "gqa/images"),
