@@ -6,6 +6,7 @@ given to characters, so that words which run over the end of a sentence share ou
 """
 
 import bisect
+import itertools
 import operator
 import re
 
@@ -33,8 +34,9 @@ def read_trace(segments, keys, where):
     """
     read = operator.itemgetter(*keys)
     try:
-        rows = [read(point) for segment in segments for point in segment]
-        trace = np.array(rows, np.float64).reshape(-1, len(keys))
+        points = itertools.chain.from_iterable(segments)
+        numbers = itertools.chain.from_iterable(map(read, points))
+        trace = np.fromiter(numbers, np.float64).reshape(-1, len(keys))
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f"{where}: a trace point without numbers {', '.join(keys)}: {error!r}"
