@@ -15,7 +15,8 @@ import numpy as np
 
 from input_pipeline import prepare
 from input_pipeline.images import decode_image
-from input_pipeline.records import Record, open_records
+from input_pipeline.parts import open_records
+from input_pipeline.records import Record
 from input_pipeline.tokens import Tokenizer
 from input_pipeline.transforms import EncodeExample
 from regionjax import config as configs

@@ -1,59 +1,67 @@
-"""Prepares data for training: the built-in world, records, tokenizer.
+"""Turns annotation files and images into records: the command, and what training calls.
 
-    python -m input_pipeline.prepare world coco refer --root DIR --out OUT --train 2000
-    python -m input_pipeline.prepare coco --root DIR --out OUT --eval_split train
+    python -m input_pipeline.prepare SOURCE --annotations A --images I --out DIR --split train
+    python -m input_pipeline.prepare world coco refer --root ROOT --out DIR
 
-A prepared folder holds `records/` (ArrayRecord shards, each with a JSON file of what is in it),
-`tokenizer/` and, written last, `dataset.json`. Preparing again does nothing; after a kill it goes
-on with the first missing shard; a folder made from other files or settings is an error.
+The first form reads one source from where its files are (`--describe SOURCE` says which), the
+second any number of them from the usual layout below one folder; `world` is the built-in world,
+which is written there first. DIR gets a part for every source and split (input_pipeline/parts.py),
+beside those that it has. Preparing again does nothing; after a kill it goes on with the first
+missing file; other inputs for a part that is there are an error.
+
+A config reads what was prepared with `data.prepared = (DIR, …)` and `data.mixture = {NAME: …}`.
 """
 
 import argparse
 import collections
-import concurrent.futures
 import contextlib
 import dataclasses
 import fcntl
-import hashlib
+import inspect
 import itertools
 import json
-import multiprocessing
 import os
 import pathlib
-import shutil
+import re
+import sys
 
-import tqdm
-
-from input_pipeline import scenes, sources, tasks, tokens
-from input_pipeline.data_config import DataConfig, WorldConfig
+from input_pipeline import preview, scenes, sources
+from input_pipeline.data_config import WorldConfig
 from input_pipeline.errors import DataError
 from input_pipeline.images import BadImage
-from input_pipeline.records import COORDINATES, read_facts, write_shard
-from input_pipeline.sources.annotation_files import existing
-from input_pipeline.sources.proposals import proposal_regions, proposals_file, read_proposals
-from input_pipeline.transforms import overflow
+from input_pipeline.leakage import read_exclusion
+from input_pipeline.parts import eval_parts, find_parts, train_parts
+from input_pipeline.shards import Plan, Workers, make_record, options_of, prepare_part
+from input_pipeline.sources.proposals import proposals_file
+from input_pipeline.texts import check_lengths, ensure_texts
+from regionjax.config import nearest
 
-_FORMAT = 3  # of records and dataset.json; another number makes old folders an error
-_SHARD = 512  # records in a file
-_NAMED = 20  # skipped images that dataset.json names
+_SPLITS = ("train", "val")
+_EXAMPLES = 10  # of a dry run and of a preview
+_COUNTED = 1000  # items that a dry run looks at
+_NAME = re.compile(r"[A-Za-z0-9_+]+")
 
 
 def ensure(data, spec, directory, *, processes=None, progress=True):
-    """Makes sure that `directory` holds the records and the tokenizer that `data` describes.
+    """Makes sure that everything that `data` describes is prepared.
+
+    What the folders in `data.prepared` lack is made of `data.root`, in `directory`, where the
+    tokenizer and the lengths of texts lie as well (texts.py). Of a name whose weight is 0 only the
+    eval split is needed.
 
     Args:
       data: DataConfig.
       spec: BatchSpec, or None to leave the lengths of texts unchecked.
-      directory: on a disk that all hosts of a run see.
+      directory: the run's own, on a disk that all hosts of a run see.
       processes: how many work; the default is one for each core.
       progress: draw progress bars.
 
     Returns:
-      dataset.json as a dict: coordinates, inputs, records, tokenizer, lengths.
+      {"parts": {NAME-SPLIT: facts (parts.Part)}, "tokenizer", "lengths" (texts.ensure_texts)}.
 
     Raises:
-      DataError: data that cannot be read (names file and place), an empty split, a folder of
-        other inputs, or a text that does not fit `spec` (unless data.on_long is "skip").
+      DataError: data that cannot be read (names file and place), an empty part, a folder of other
+        inputs, or a text that does not fit `spec` (if data.on_long is "stop").
     """
     directory = pathlib.Path(directory)
     processes = processes or os.cpu_count()
@@ -61,215 +69,47 @@ def ensure(data, spec, directory, *, processes=None, progress=True):
         scenes.write_world(
             data.root, **dataclasses.asdict(data.world), processes=processes, progress=progress
         )
-    with _locked(directory):
-        inputs = _inputs(data)
-        finished = directory / "dataset.json"
-        if finished.is_file():
-            facts = read_facts(directory)
-            _check_inputs(facts["inputs"], inputs, directory)
-        else:
-            _begin(directory, inputs)
-            facts = _prepare(data, directory, inputs, processes, progress)
-            _write_json(finished, facts)
-            (directory / "inputs.json").unlink()
-    _check_skipped(facts, data, directory)
+    plans = _plans_of(data)
+    with _locked(directory), Workers(processes) as workers:
+        for plan in plans:
+            prepare_part(plan, directory, workers, progress)
+        train, evaluated = train_parts(data, directory), eval_parts(data, directory)
+        facts = ensure_texts(
+            data, list(train.values()), list(evaluated.values()), directory, progress=progress
+        )
     if spec is not None:
         check_lengths(facts["lengths"], spec, data.on_long)
-    return facts
+    parts = {part.key: part.facts for part in (*train.values(), *evaluated.values())}
+    return {"parts": parts, **facts}
 
 
-def check_lengths(lengths, spec, on_long):
-    """Raises DataError if prepared texts do not fit into `spec` and on_long is "stop"."""
-    long = [
-        (entry, problem)
-        for entry in lengths
-        if (problem := overflow(entry["prompt"], entry["target"], spec))
-    ]
-    if long and on_long == "stop":
-        entry, problem = max(long, key=lambda pair: pair[0]["prompt"] + pair[0]["target"])
-        raise DataError(
-            f"{sum(entry['count'] for entry, _ in long)} of "
-            f"{sum(entry['count'] for entry in lengths)} texts do not fit into the batch, such as "
-            f"{entry['task']} {entry['example']!r}: {problem}. Raise that length, or leave such "
-            "texts out with data.on_long = 'skip'"
-        )
-
-
-def _prepare(data, directory, inputs, processes, progress):
-    """Writes records and tokenizer; returns what goes into dataset.json."""
-    parts = [(name, split) for name in data.mixture for split in data.splits]
-    tallies = {part: collections.Counter() for part in parts}
-    shards = {part: [] for part in parts}
-    jobs = _shard_jobs(data, directory, tallies)
-    with tqdm.tqdm(unit=" records", disable=not progress) as bar:
-        for part, shard in _in_order(jobs, processes):
-            shards[part].append(shard)
-            bar.set_description("-".join(part), refresh=False)
-            bar.update(shard["records"])
-    records = {"-".join(part): _summary(shards[part], tallies[part]) for part in parts}
-    for part, summary in records.items():
-        if not summary["records"]:
-            raise DataError(f"{part} of {data.root} is empty: no usable record; {summary}")
-    texts = {
-        split: _texts(shard for part in parts if part[1] == split for shard in shards[part])
-        for split in data.splits
-    }
-    tokenizer = _tokenizer(texts[data.train_split], data, directory / "tokenizer")
-    return {
-        "coordinates": COORDINATES,
-        "inputs": inputs,
-        "records": records,
-        "tokenizer": {"size": tokenizer.size, "location_base": tokenizer.location_base},
-        "lengths": _lengths(texts.values(), tokenizer),
-    }
-
-
-# ---- records ------------------------------------------------------------------------------------
-
-
-def _shard_jobs(data, directory, tallies):
-    """Yields ((source name, split), arguments of _write_shard)."""
-    for name, split in tallies:
+def _plans_of(data):
+    """What is to be made of data.root: all that no folder in data.prepared has."""
+    ready = find_parts(data.prepared)
+    plans = []
+    for name, weight in data.mixture.items():
+        if name in ready:
+            continue
+        if not data.root or name not in sources.SOURCES:
+            known = {**ready, **(sources.SOURCES if data.root else {})}
+            where = " and ".join(map(str, data.prepared)) or "data.prepared, which is empty"
+            raise DataError(
+                f"mixture: {name} is neither prepared in {where} nor a source below data.root "
+                f"= {data.root!r}{nearest(name, known)}"
+            )
         source = sources.source_below(data.root, name)
-        items = _proposed(source, split, data, source.items(split, tallies[name, split]))
-        for number in itertools.count():
-            chunk = list(itertools.islice(items, _SHARD))
-            if not chunk:
-                break
-            path = directory / "records" / f"{name}-{split}-{number:05d}.array_record"
-            yield (name, split), (source, chunk, path, data.on_bad)
+        proposals = _proposals_below(data.root, data.eval_split)
+        splits = data.splits if weight else (data.eval_split,)
+        for split in splits:
+            shown = proposals if split == data.eval_split else None
+            plans.append(Plan(name, split, source, proposals=shown, on_bad=data.on_bad))
+    return plans
 
 
-def _proposed(source, split, data, items):
-    """Yields (item, its entries among the proposals); proposals are for evaluation alone."""
-    path = proposals_file(pathlib.Path(data.root) / "annotations", split)
-    wanted = split == data.eval_split and path.is_file()
-    proposals = read_proposals(path) if wanted else {}
-    for item in items:
-        yield item, proposals.get(item.image_id, [])
-
-
-def _in_order(jobs, processes):
-    """Yields (part, shard) of (part, arguments of _write_shard), working a few ahead."""
-    if processes == 1:
-        for part, arguments in jobs:
-            yield part, _write_shard(*arguments)
-        return
-    spawn = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
-    pool = concurrent.futures.ProcessPoolExecutor(processes, spawn)
-    pending = collections.deque()
-    try:
-        for part, arguments in jobs:
-            pending.append((part, pool.submit(_write_shard, *arguments)))
-            if len(pending) > 2 * processes:
-                part, future = pending.popleft()
-                yield part, future.result()
-        for part, future in pending:
-            yield part, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _write_shard(source, items, path, on_bad):
-    """Writes one shard unless it is there; returns the JSON beside it: counts and texts."""
-    contents = path.with_suffix(".json")
-    if contents.is_file():
-        return json.loads(contents.read_text())
-    tally, kinds, skipped = collections.Counter(), collections.Counter(), []
-    texts = {task: set() for task in tasks.ALL}  # of (prompt, answer)
-    candidates = collections.Counter()  # {number of tasks that a record allows: records}
-    encoded = []
-    for item, proposals in items:
-        try:
-            record = source.record(item, tally)
-        except BadImage as error:
-            if on_bad == "stop":
-                raise
-            skipped.append(str(error))
-            continue
-        if record is None:
-            continue
-        if proposals:
-            regions = proposal_regions(proposals, record.width, record.height, record.file_name)
-            record = dataclasses.replace(record, proposals=regions)
-        encoded.append(record.encode())
-        candidates[sum(len(tasks.tasks_of(one)) for one in record.annotations)] += 1
-        for annotation in record.annotations:
-            kinds[annotation.kind] += 1
-            for task in tasks.tasks_of(annotation):
-                texts[task].add(tasks.texts(task, annotation))
-    write_shard(path, encoded)
-    shard = {
-        "file": path.name,
-        "records": len(encoded),
-        "annotations": kinds,
-        "candidates": {str(number): count for number, count in sorted(candidates.items())},
-        "left_out": tally,
-        "skipped_images": skipped,
-        "texts": {task: sorted(found) for task, found in texts.items() if found},
-    }
-    _write_json(contents, shard)
-    return shard
-
-
-def _summary(shards, tally):
-    """Counts of a source and split; `tally` is what was left out before there were records."""
-    annotations, left_out, skipped = collections.Counter(), collections.Counter(tally), []
-    candidates = collections.Counter()
-    for shard in shards:
-        annotations.update(shard["annotations"])
-        candidates.update(shard["candidates"])
-        left_out.update(shard["left_out"])
-        skipped += shard["skipped_images"]
-    return {
-        "files": [shard["file"] for shard in shards if shard["records"]],
-        "records": sum(shard["records"] for shard in shards),
-        "annotations": annotations,
-        "candidates": {key: candidates[key] for key in sorted(candidates, key=int)},
-        "left_out": +left_out,
-        "skipped_images": {"count": len(skipped), "first": skipped[:_NAMED]},
-    }
-
-
-# ---- texts --------------------------------------------------------------------------------------
-
-
-def _texts(shards):
-    """{task: set of (prompt, answer)} of some shards."""
-    texts = {task: set() for task in tasks.ALL}
-    for shard in shards:
-        for task, found in shard["texts"].items():
-            texts[task].update(map(tuple, found))
-    return texts
-
-
-def _tokenizer(texts, data, directory):
-    """Makes the tokenizer from the train texts, unless it is there."""
-    if not directory.is_dir():
-        if data.tokenizer:
-            tokens.adopt(data.tokenizer, data.location_bins, directory)
-        else:
-            spoken = {text for pairs in texts.values() for pair in pairs for text in pair}
-            tokens.train(spoken | {tasks.PART}, data.vocabulary_size, data.location_bins, directory)
-    return tokens.Tokenizer(directory)
-
-
-def _lengths(texts_of_splits, tokenizer):
-    """How long prompts and targets are: [{task, prompt, target (tokens), count, example}]."""
-    lengths = {}
-    for task in tasks.ALL:
-        for prompt, answer in sorted(set().union(*(texts[task] for texts in texts_of_splits))):
-            sizes = len(tokenizer.encode(prompt)), len(tokenizer.encode(answer)) + 1  # and eos
-            if task == "locate":
-                sizes = sizes[0], 4 + 1
-            example = f"{prompt} → {answer}" if answer else prompt
-            entry = dict(zip(("prompt", "target"), sizes, strict=True))
-            entry = {"task": task, **entry, "count": 0, "example": example}
-            lengths.setdefault((task, *sizes), entry)["count"] += 1
-    return list(lengths.values())
-
-
-# ---- the folder ---------------------------------------------------------------------------------
+def _proposals_below(root, split):
+    """The file of proposals in the usual layout, or None; they are for evaluation alone."""
+    path = proposals_file(pathlib.Path(root) / "annotations", split)
+    return path if path.is_file() else None
 
 
 @contextlib.contextmanager
@@ -281,126 +121,236 @@ def _locked(directory):
         yield
 
 
-def _inputs(data):
-    """Everything that decides what the folder holds, files by their content."""
-    root = pathlib.Path(data.root)
-    files = {}
-    for name in data.mixture:
-        source = sources.source_below(root, name)
-        for path in itertools.chain(*(source.files(split) for split in data.splits)):
-            files[str(path.relative_to(root))] = _digest(path)
-    proposals = proposals_file(root / "annotations", data.eval_split)
-    if proposals.is_file():
-        files[str(proposals.relative_to(root))] = _digest(proposals)
-    inputs = {
-        "format": _FORMAT,
-        "sources": sorted(data.mixture),
-        "train_split": data.train_split,
-        "eval_split": data.eval_split,
-        "location_bins": data.location_bins,
-        "files": files,
-    }
-    if data.tokenizer:
-        return inputs | {"tokenizer": _digest(pathlib.Path(data.tokenizer) / "tokenizer.json")}
-    return inputs | {"vocabulary_size": data.vocabulary_size}
-
-
-def _digest(path):
-    with existing(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def _check_inputs(before, now, directory):
-    """Raises DataError listing the differences between two results of `_inputs`."""
-    before, now = (inputs | inputs["files"] for inputs in (before, now))
-    differences = [
-        f"{key}: {before.get(key)!r} → {now.get(key)!r}"
-        for key in sorted(before.keys() | now.keys())
-        if key != "files" and before.get(key) != now.get(key)
-    ]
-    if differences:
-        raise DataError(
-            f"{directory} was prepared from other inputs ({'; '.join(differences)}); "
-            "delete it or prepare into another folder"
-        )
-
-
-def _check_skipped(facts, data, directory):
-    """Raises DataError if images were left out of the folder and are not to be."""
-    for part, summary in facts["records"].items():
-        if summary["skipped_images"]["count"] and data.on_bad == "stop":
-            raise DataError(
-                f"{directory} leaves out {summary['skipped_images']['count']} images of {part}, "
-                f"such as {summary['skipped_images']['first'][0]}; data.on_bad = 'skip' allows it"
-            )
-
-
-def _begin(directory, inputs):
-    """Keeps the shards of a preparation that was cut off, if it had the same inputs."""
-    begun = directory / "inputs.json"
-    if not begun.is_file() or json.loads(begun.read_text()) != inputs:
-        shutil.rmtree(directory / "records", ignore_errors=True)
-        shutil.rmtree(directory / "tokenizer", ignore_errors=True)
-        _write_json(begun, inputs)
-    (directory / "records").mkdir(exist_ok=True)
-
-
-def _write_json(path, content):
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n")
-    part.replace(path)
-
-
 # ---- command line -------------------------------------------------------------------------------
-
-_OPTIONS = {field.name for field in dataclasses.fields(WorldConfig)} | {
-    "train_split",
-    "eval_split",
-    "tokenizer",
-    "vocabulary_size",
-    "location_bins",
-    "on_bad",
-}
 
 
 def main(arguments=None):
     """The command; see the top of the file."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "what",
-        nargs="+",
-        help=f"`world` to write the built-in world, and sources: {tuple(sources.SOURCES)}",
-    )
-    parser.add_argument("--root", required=True, help="the data's folder")
-    parser.add_argument("--out", help="the prepared folder (not needed for `world` alone)")
-    parser.add_argument("--processes", type=int, help="default: one for each core")
-    for field in (*dataclasses.fields(WorldConfig), *dataclasses.fields(DataConfig)):
-        if field.name in _OPTIONS:
-            parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default)
-    given = vars(parser.parse_args(arguments))
-    what, root, out, processes = (given.pop(k) for k in ("what", "root", "out", "processes"))
-    world = WorldConfig(
-        **{field.name: given.pop(field.name) for field in dataclasses.fields(WorldConfig)}
-    )
-    names = [name for name in what if name != "world"]
-    if names and not out:
-        parser.error("--out is needed for sources")
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.describe:
+        return _end(parser, lambda: print(describe(given.describe)))
+    names = [name for name in given.sources if name != "world"]
+    world = "world" in given.sources
+    if not given.sources:
+        parser.error("name a source, or --describe one; --help lists them")
+    if given.root and (given.annotations or given.images):
+        parser.error("--root is for the usual layout; else give --annotations and --images")
+    if not given.root and (world or len(names) != 1 or not (given.annotations and given.images)):
+        parser.error("one source needs --annotations and --images; several, or `world`, --root")
+    if given.name and len(names) != 1:
+        parser.error("--name is the name of one source's parts")
+    if given.root and given.proposals:
+        parser.error("--root has its proposals in annotations/")
+    if names and not (given.out or given.dry_run):
+        parser.error("--out is needed")
+    return _end(parser, lambda: _run(given, names, world))
+
+
+def _end(parser, work):
     try:
-        if not names:
-            scenes.write_world(
-                root, **dataclasses.asdict(world), processes=processes or os.cpu_count()
-            )
-            return
-        mixture = dict.fromkeys(names, 1.0)
-        data = DataConfig(root, mixture, world if "world" in what else None, **given)
-        facts = ensure(data, None, out, processes=processes)
+        work()
     except ValueError as error:  # a DataError, a WorldError or a setting that cannot be
         parser.exit(1, f"{error}\n")
-    for part, summary in facts["records"].items():
-        print(f"{part}: {json.dumps({k: v for k, v in summary.items() if k != 'files'})}")
-    longest = {key: max(entry[key] for entry in facts["lengths"]) for key in ("prompt", "target")}
-    print(f"tokenizer: {facts['tokenizer']}; longest texts in tokens: {longest}")
+
+
+def _run(given, names, world):
+    processes = given.processes or os.cpu_count()
+    if world and given.dry_run:
+        print(f"would write the built-in world to {given.root}")
+        names = names if pathlib.Path(given.root).is_dir() else []
+    elif world:
+        settings = {field.name: getattr(given, field.name) for field in _WORLD}
+        scenes.write_world(given.root, **settings, processes=processes)
+    plans = _plans(given, names)
+    if given.dry_run:
+        for plan in plans:
+            dry_run(plan, given.out)
+    if given.preview and plans:
+        _write_preview(plans[0], pathlib.Path(given.preview))
+    if given.dry_run or not plans:
+        return
+    directory = pathlib.Path(given.out)
+    with _locked(directory), Workers(processes) as workers:
+        for plan in plans:
+            facts = prepare_part(plan, directory, workers)
+            shown = ("records", "annotations", "left_out", "skipped_images", "licence")
+            print(f"{plan.key}: {json.dumps({key: facts[key] for key in shown})}")
+            if plan.excluded and not facts["left_out"].get("excluded_images"):
+                print(f"{plan.key}: none of the photographs to be excluded is in it")
+
+
+def _plans(given, names):
+    """The Plans of the command's arguments."""
+    excluded = read_exclusion(given.exclude_images)
+    plans = []
+    for name in names:
+        if given.root:
+            source = sources.source_below(given.root, name)
+        else:
+            source = sources.open_source(name, given.annotations, given.images)
+        source = _with_options(source, given.set)
+        called = given.name or name
+        if not _NAME.fullmatch(called):
+            raise DataError(f"--name {called!r}: letters, digits, _ and + make a name")
+        for split in given.split or _SPLITS:
+            if given.root:
+                proposals = _proposals_below(given.root, split) if split != "train" else None
+            else:
+                proposals = given.proposals and proposals_file(given.proposals, split)
+            plans.append(Plan(called, split, source, proposals, excluded, given.on_bad))
+    return plans
+
+
+def _with_options(source, settings):
+    """The source with what --set says; values get the type of the option's default."""
+    options, changes = options_of(source), {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise DataError(f"--set {setting}: expected option=value")
+        if key not in options:
+            known = nearest(key, options) if options else "; it has none"
+            raise DataError(f"--set {setting}: {source.name} has no option {key}{known}")
+        try:
+            changes[key] = type(options[key])(value)
+        except ValueError as error:
+            raise DataError(f"--set {setting}: {error}") from error
+    return dataclasses.replace(source, **changes)
+
+
+# ---- what would be done -------------------------------------------------------------------------
+
+
+def dry_run(plan, out):
+    """Prints what preparing a plan would read and write, with the first records."""
+    print(f"{plan.key}: {first_line(plan.source)}")
+    print(f"  licence: {plan.source.licence}")
+    for path in (*plan.source.files(plan.split), *filter(None, [plan.proposals])):
+        print(f"  reads {path} ({path.stat().st_size:,} bytes)")
+    print(f"  reads images below {plan.source.images}")
+    for key, value in options_of(plan.source).items():
+        print(f"  option {key} = {value!r}")
+    if plan.excluded:
+        print(f"  leaves out {len(plan.excluded.names)} photographs (names)")
+    print(f"  writes {pathlib.Path(out or 'DIR') / 'records' / plan.key}-00000.array_record, …")
+    tally = collections.Counter()
+    items = list(itertools.islice(plan.items(tally), _COUNTED + 1))
+    number = f"{len(items)}" if len(items) <= _COUNTED else f"more than {_COUNTED}"
+    print(f"  records: {number}; left out on the way: {dict(+tally)}")
+    for item, proposals in items[:_EXAMPLES]:
+        tally = collections.Counter()
+        try:
+            record = make_record(plan, item, proposals, tally)
+        except BadImage as error:
+            print(f"  {error}  ({plan.on_bad})")
+            continue
+        if record is None:
+            print(f"  {item.file_name}: nothing is left: {dict(+tally)}")
+            continue
+        kinds = collections.Counter(annotation.kind for annotation in record.annotations)
+        about = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        print(f"  {record.file_name}, {record.width}x{record.height}: {about}")
+        for annotation in _one_of_each_kind(record.annotations):
+            box = "whole image"
+            if annotation.geometry is not None:
+                box = f"{annotation.region.kind} in {annotation.region.bounding_box().round(3)}"
+            print(f"    {annotation.kind}: {preview.said(annotation)!r} ({box})")
+
+
+def _one_of_each_kind(annotations):
+    return {annotation.kind: annotation for annotation in reversed(annotations)}.values()
+
+
+def _write_preview(plan, path):
+    """Writes the page of --preview: the first records of a plan."""
+    tally, records, bad = collections.Counter(), [], []
+    for item, proposals in plan.items(tally):
+        try:
+            record = make_record(plan, item, proposals, tally)
+        except BadImage as error:
+            if plan.on_bad == "stop":
+                raise
+            bad.append(str(error))
+            continue
+        if record is not None:
+            records.append(record)
+        if len(records) == _EXAMPLES:
+            break
+    lead = (
+        f"The first {len(records)} records of {plan.source.name}, split {plan.split}. "
+        f"{plan.source.licence}. {f'Left out so far: {dict(+tally)}. ' if +tally else ''}"
+        f"{f'Images that cannot be read: {bad}. ' if bad else ''}"
+    )
+    path.write_text(preview.render(plan.key, lead, records), encoding="utf-8")
+    print(f"preview: {path}")
+
+
+# ---- help ---------------------------------------------------------------------------------------
+
+_WORLD = dataclasses.fields(WorldConfig)
+
+
+def _source(name):
+    """The source of that name, over files that nobody looks for."""
+    if name not in sources.SOURCES:
+        raise DataError(f"{name} is not a source{nearest(name, sources.SOURCES)}")
+    return sources.SOURCES[name][0](pathlib.Path("ANNOTATIONS"), pathlib.Path("IMAGES"))
+
+
+def first_line(source):
+    """What a source is, on one line."""
+    return inspect.getdoc(type(source)).split("\n")[0]
+
+
+def describe(name):
+    """The documentation of a source, its options and its licence."""
+    source = _source(name)
+    text = [inspect.getdoc(inspect.getmodule(type(source))), ""]
+    text += [f"--set {key}={value}" for key, value in options_of(source).items()]
+    _, annotations, images = sources.SOURCES[name]
+    below = f"With --root ROOT: ANNOTATIONS is ROOT/{annotations}, IMAGES is ROOT/{images}"
+    return "\n".join([*text, below, f"Licence: {source.licence}"])
+
+
+def _parser():
+    listed = "\n".join(f"  {name:<27} {first_line(_source(name))}" for name in sources.SOURCES)
+    parser = argparse.ArgumentParser(
+        prog="python -m input_pipeline.prepare",
+        description=__doc__,
+        epilog=f"sources:\n{listed}\n\n--describe SOURCE tells the rest.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("sources", nargs="*", metavar="SOURCE", help="what to read; see the end of this page")
+    add("--describe", metavar="SOURCE", help="which files a source needs, and its options")
+    add("--annotations", type=pathlib.Path, help="where the annotation files are")
+    add("--images", type=pathlib.Path, help="where the images are")
+    add("--root", help="a folder in the usual layout, in place of the two")
+    add("--out", metavar="DIR", help="the prepared folder")
+    add("--split", action="append", help="may be repeated; default: train and val")
+    add("--name", help="of the parts, for a mixture; default: the source's")
+    add(
+        "--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of the source"
+    )
+    add("--proposals", type=pathlib.Path, help="folder with proposals_SPLIT2017.json")
+    add("--processes", type=int, help="default: one for each core")
+    add("--on_bad", choices=("stop", "skip"), default="stop", help="images that cannot be read")
+    add(
+        "--exclude_images",
+        action="append",
+        default=[],
+        metavar="FILE|DIR:NAME-SPLIT",
+        help="photographs to leave out: a text file with one image id, file name or COCO id "
+        "(coco:ID) a line, or the photographs of a part; may be repeated",
+    )
+    add("--dry_run", action="store_true", help="only say what would be done, with ten examples")
+    add("--preview", metavar="FILE.html", help="write a page with ten examples as pictures")
+    world = parser.add_argument_group("the built-in world (with `world` among the sources)")
+    for field in _WORLD:
+        world.add_argument(f"--{field.name}", type=int, default=field.default)
+    return parser
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

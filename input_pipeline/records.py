@@ -8,7 +8,6 @@ header says which. Reading a record makes no region until one is asked for.
 import dataclasses
 import functools
 import json
-import pathlib
 
 import numpy as np
 from array_record.python import array_record_module
@@ -16,7 +15,6 @@ from grain.sources import ArrayRecordDataSource
 
 from input_pipeline.errors import DataError
 from input_pipeline.runs import RunRegion
-from regionjax.config import nearest
 from regionjax.regions import WHOLE_IMAGE, Region
 
 KINDS = ("phrase", "expression", "caption", "narration", "question", "choice")
@@ -183,20 +181,34 @@ def _pack(region, arrays):
 
 
 def write_shard(path, records):
-    """Writes encoded records (bytes) to an ArrayRecord file that appears only when complete."""
-    part = path.with_name(path.name + ".part")
+    """Writes encoded records (bytes) to an ArrayRecord file that appears only when complete.
+
+    Returns:
+      Their number.
+    """
+    part, count = path.with_name(path.name + ".part"), 0
     writer = array_record_module.ArrayRecordWriter(str(part), _WRITER_OPTIONS)
-    for record in records:
-        writer.write(record)
-    writer.close()
+    try:
+        for record in records:
+            writer.write(record)
+            count += 1
+    finally:
+        writer.close()
     part.replace(path)
+    return count
 
 
 class Records:
-    """The records of a source and split: a sequence with random access, cheap in memory."""
+    """Records in files: a sequence with random access, cheap in memory and to open.
+
+    No file is opened before one of its records is asked for.
+    """
 
     def __init__(self, files):
-        self.payloads = ArrayRecordDataSource([str(file) for file in files])
+        """Takes {file: number of its records}, all above 0."""
+        self.payloads = ArrayRecordDataSource(
+            [f"{file}[0:{count}]" for file, count in files.items()]
+        )
 
     def __len__(self):
         return len(self.payloads)
@@ -205,29 +217,3 @@ class Records:
         if not 0 <= index < len(self):
             raise IndexError(f"record {index} of {len(self)}")
         return Record.decode(self.payloads[index])
-
-
-def read_facts(directory):
-    """dataset.json of a prepared folder.
-
-    Raises:
-      DataError: `directory` holds no finished data.
-    """
-    file = pathlib.Path(directory) / "dataset.json"
-    if not file.is_file():
-        raise DataError(f"{directory} holds no prepared data (no dataset.json)")
-    return json.loads(file.read_text())
-
-
-def open_records(directory, source, split):
-    """The Records of one source and split of a prepared folder.
-
-    Raises:
-      DataError: nothing of that name was prepared.
-    """
-    directory = pathlib.Path(directory)
-    prepared = read_facts(directory)["records"]
-    name = f"{source}-{split}"
-    if name not in prepared:
-        raise DataError(f"{directory} holds no records {name}{nearest(name, prepared)}")
-    return Records([directory / "records" / file for file in prepared[name]["files"]])

@@ -23,6 +23,11 @@ _LOCATIONS = re.compile(r"(<loc\d{4}>)+")
 _CACHED_TEXTS = 1 << 16
 
 
+def file_of(directory):
+    """The file that holds all that a Hugging Face tokenizer does."""
+    return pathlib.Path(directory) / "tokenizer.json"
+
+
 class Tokenizer:
     """A tokenizer directory in use; pickles as its path.
 
@@ -91,7 +96,7 @@ def train(texts, vocabulary_size, location_bins, directory):
     """Trains a tokenizer and saves it.
 
     Args:
-      texts: iterable of str, each counted once.
+      texts: iterable of str that can be gone through twice; held in memory is a text at a time.
       vocabulary_size: upper limit of its size, location tokens included.
       location_bins: number of location tokens.
       directory: where to; it appears only when complete.
@@ -102,12 +107,15 @@ def train(texts, vocabulary_size, location_bins, directory):
     split = pre_tokenizers.Sequence(
         [pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Punctuation()]
     )
-    texts = sorted(set(texts))
-    words = sorted({word for text in texts for word, _ in split.pre_tokenize_str(text)})
     special = [_PAD, _EOS, _UNKNOWN]
     room = vocabulary_size - location_bins
+    words = set()
+    for text in texts:
+        words.update(word for word, _ in split.pre_tokenize_str(text))
+        if len(special) + len(words) > room:
+            break
     if len(special) + len(words) <= room:
-        vocabulary = {token: place for place, token in enumerate([*special, *words])}
+        vocabulary = {token: place for place, token in enumerate([*special, *sorted(words)])}
         engine = Engine(models.WordLevel(vocabulary, unk_token=_UNKNOWN))
         engine.pre_tokenizer = split
         engine.decoder = decoders.Metaspace(prepend_scheme="always")
@@ -116,8 +124,7 @@ def train(texts, vocabulary_size, location_bins, directory):
         alphabet = pre_tokenizers.ByteLevel.alphabet()
         if room < len(special) + len(alphabet):
             raise DataError(
-                f"vocabulary_size {vocabulary_size} is too small: {len(words)} words need "
-                f"{len(special) + len(words) + location_bins}, "
+                f"vocabulary_size {vocabulary_size} is too small for all words, and "
                 f"bytes need {len(special) + len(alphabet) + location_bins}"
             )
         engine = Engine(models.BPE())
@@ -173,7 +180,7 @@ def _padded_with_zero(engine, pad, source):
 
 def _read(directory):
     """(engine, tokenizer_config.json) of a directory."""
-    file, settings = directory / "tokenizer.json", directory / "tokenizer_config.json"
+    file, settings = file_of(directory), directory / "tokenizer_config.json"
     if not file.is_file():
         raise DataError(
             f"{directory} has no tokenizer.json (transformers' save_pretrained writes one)"

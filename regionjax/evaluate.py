@@ -7,6 +7,7 @@ share the work of the devices, and the first one writes the report.
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 
 import jax
@@ -14,7 +15,7 @@ import numpy as np
 
 from input_pipeline import prepare, tasks
 from input_pipeline.images import decode_image
-from input_pipeline.records import open_records
+from input_pipeline.parts import eval_parts
 from input_pipeline.tokens import Tokenizer, check_size
 from input_pipeline.transforms import encode_row, overflow
 from regionjax import checkpoint, report, scoreboard, sharding, workdir
@@ -78,11 +79,13 @@ def evaluate(config, folder, *, build_system=systems.build):
         check_size(folder / "data" / "tokenizer", system.vocabulary)
         tokenizer = Tokenizer(folder / "data" / "tokenizer")
         records = {
-            source: _drawn(open_records(folder / "data", source, data.eval_split), asked)
-            for source in data.mixture
+            source: _drawn(part.records(), asked)
+            for source, part in eval_parts(data, folder / "data").items()
         }
         questions = make_questions(
-            records, tasks.prompt, lambda *texts: _fits(*texts, spec, tokenizer)
+            records,
+            functools.partial(tasks.prompt, prompts=data.prompts),
+            lambda *texts: _fits(*texts, spec, tokenizer),
         )
         kinds = {name: len(items) for name, items in vars(questions).items()}
         log.info("evaluating step %d on split %s: %s", step, data.eval_split, kinds)
@@ -107,7 +110,9 @@ def evaluate(config, folder, *, build_system=systems.build):
             held_out=data.eval_split != data.train_split,
             images=len({record.image_id for found in records.values() for record in found}),
             prompts={
-                task: tasks.prompt(task, "…") for made in tasks.TASKS.values() for task in made
+                task: tasks.prompt(task, "…", data.prompts)
+                for made in tasks.TASKS.values()
+                for task in made
             },
             sha256=_digest(records),
             settings=dataclasses.asdict(asked),

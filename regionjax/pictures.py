@@ -14,7 +14,7 @@ from PIL import Image
 
 from regionjax.charts import number
 
-LARGEST = 256  # pixels of the longer side of an embedded photograph
+LARGEST = 256  # pixels of the longer side of an embedded photograph, in a report
 FINEST = 160  # of a mask whose outline is drawn
 HEAT = np.array([[255, 255, 178], [254, 178, 76], [240, 59, 32], [160, 0, 38]])  # low … high
 
@@ -22,14 +22,16 @@ HEAT = np.array([[255, 255, 178], [254, 178, 76], [240, 59, 32], [160, 0, 38]]) 
 class Album:
     """Photographs that a page embeds once, under a short id."""
 
-    def __init__(self):
+    def __init__(self, largest=LARGEST):
+        """Takes the pixels of the longer side of an embedded photograph."""
+        self._largest = largest
         self._photos = {}  # key → (id, width, height, data URI)
 
     def add(self, key, encoded):
         """Keeps an encoded image (bytes that Pillow reads); returns its (id, width, height)."""
         if key not in self._photos:
             with Image.open(io.BytesIO(encoded)) as image:
-                image.thumbnail((LARGEST, LARGEST))
+                image.thumbnail((self._largest, self._largest))
                 small = io.BytesIO()
                 image.convert("RGB").save(small, "JPEG", quality=85)
                 size = image.size

@@ -1,4 +1,4 @@
-"""Preparing data: what is written, doing it again, going on after a kill, refusing other inputs."""
+"""What training prepares: parts, tokenizer, lengths; again, after a kill, from other inputs."""
 
 import dataclasses
 import json
@@ -9,11 +9,11 @@ import signal
 import pytest
 from data_folder import write_folder
 
-from input_pipeline import prepare
+from input_pipeline import prepare, shards
 from input_pipeline.data_config import DataConfig, WorldConfig
 from input_pipeline.errors import DataError
 from input_pipeline.images import BadImage
-from input_pipeline.records import open_records
+from input_pipeline.parts import open_records
 from input_pipeline.tokens import Tokenizer
 from regionjax.batch import BatchSpec
 
@@ -45,21 +45,34 @@ def contents(directory):
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(prepare, "_SHARD", 5)
+    monkeypatch.setattr(shards, "SHARD", 5)
 
 
 def test_what_is_prepared(folder, tmp_path, small_shards):
     facts = ensure(config(folder), tmp_path)
-    assert facts == json.loads((tmp_path / "dataset.json").read_text())
-    assert {part: summary["records"] for part, summary in facts["records"].items()} == {
+    written = json.loads((tmp_path / "dataset.json").read_text())
+    assert facts["parts"] == written["parts"]
+    assert {part: about["records"] for part, about in facts["parts"].items()} == {
         f"{source}-{split}": count
         for source in MIXTURE
         for split, count in (("train", 12), ("val", 4))
     }
-    coco = facts["records"]["coco-train"]
+    coco = facts["parts"]["coco-train"]
     assert coco["annotations"] == {"phrase": 30, "expression": 18, "caption": 12}
-    assert coco["files"] == [f"coco-train-{n:05d}.array_record" for n in range(3)]
-    assert "top-left" in facts["coordinates"]
+    # Two things and a caption, of which both things are without a twin, or three and a caption,
+    # of which one is: an expression can be named and looked for.
+    assert coco["candidates"] == {"6": 6, "7": 6}
+    assert coco["files"] == {
+        f"coco-train-{n:05d}.array_record": count for n, count in enumerate((5, 5, 2))
+    }
+    assert coco["photographs"] == {"coco": 12, "other": 0}
+    assert coco["licence"].startswith("COCO") and set(coco["versions"]) == {
+        "python",
+        "regionjax",
+        "array_record",
+        "pillow",
+    }
+    assert "top-left" in written["coordinates"]
     records = open_records(tmp_path, "coco", "train")
     assert [record.image_id for record in records] == [str(n) for n in range(1, 13)]
     tokenizer = Tokenizer(tmp_path / "tokenizer")
@@ -67,15 +80,25 @@ def test_what_is_prepared(folder, tmp_path, small_shards):
     for text in ("describe", "locate the red one", "Then comes blue", "2 blue on noise"):
         assert "<unk>" not in tokenizer.decode(tokenizer.encode(text))
     lengths = {(e["task"], e["prompt"], e["target"]): e["count"] for e in facts["lengths"]}
-    assert lengths["locate", 4, 5] == 1 and lengths["narrate", 1, 4] == 2
-    assert not list(tmp_path.rglob("*.part")) and not (tmp_path / "inputs.json").exists()
+    # "locate the red one" (and "locate red box") of 16 images; two sentences of a narrative.
+    assert lengths["locate", 4, 5] == 16
+    assert lengths["narrate", 1, 4] == 2 * 16
+    assert sum(lengths.values()) == sum(
+        int(number) * count
+        for about in facts["parts"].values()
+        for number, count in about["candidates"].items()
+    )
+    names = {path.name for path in tmp_path.rglob("*")}
+    assert not {name for name in names if name.endswith((".part", ".inputs.json"))}
 
 
 def test_again_does_nothing(folder, tmp_path):
-    ensure(config(folder), tmp_path)
+    facts = ensure(config(folder), tmp_path)
     before = contents(tmp_path)
-    ensure(config(folder, workers=2, mixture=dict.fromkeys(MIXTURE, 9.0)), tmp_path)
-    assert contents(tmp_path) == before
+    assert ensure(config(folder, workers=2, mixture=dict.fromkeys(MIXTURE, 9.0)), tmp_path) == facts
+    after = contents(tmp_path)
+    assert after.pop("texts.json")[0] == before.pop("texts.json")[0]
+    assert after == before
 
 
 def test_number_of_processes_changes_nothing(folder, tmp_path, small_shards):
@@ -88,18 +111,18 @@ def test_number_of_processes_changes_nothing(folder, tmp_path, small_shards):
     }
 
 
-def _killed_after(shards, data, directory):
-    write = prepare._write_shard
+def _killed_after(whole, data, directory):
+    write = shards.write_shard
 
-    def write_or_die(*arguments):
-        nonlocal shards
-        if shards == 0:
-            arguments[2].with_name("half.array_record.part").write_bytes(b"half")
+    def write_or_die(path, records):
+        nonlocal whole
+        if whole == 0:
+            path.with_name(f"{path.name}.part").write_bytes(b"half")
             os.kill(os.getpid(), signal.SIGKILL)
-        shards -= 1
-        return write(*arguments)
+        whole -= 1
+        return write(path, records)
 
-    prepare._SHARD, prepare._write_shard = 5, write_or_die
+    shards.SHARD, shards.write_shard = 5, write_or_die
     ensure(data, directory)
 
 
@@ -107,31 +130,38 @@ def test_goes_on_after_a_kill(folder, tmp_path, small_shards):
     ensure(config(folder), tmp_path / "whole")
     directory = tmp_path / "killed"
     child = multiprocessing.get_context("spawn").Process(
-        target=_killed_after, args=(4, config(folder), directory)
+        target=_killed_after, args=(2, config(folder), directory)
     )
     child.start()
     child.join()
     assert child.exitcode == -signal.SIGKILL and not (directory / "dataset.json").exists()
     written = {name: time for name, (_, time) in contents(directory / "records").items()}
-    assert len(written) == 2 * 4 + 1  # four shards with their JSON, and a half one
+    shards_left = {name for name in written if "-0000" in name and ".part" not in name}
+    assert shards_left == {f"coco-train-0000{n}.{end}" for n in (0, 1) for end in _ENDS}
+    (directory / "records/coco-train-00007.array_record.items.part").write_bytes(b"waiting")
     ensure(config(folder), directory)
     after = contents(directory)
-    for name, time in written.items():
-        assert after[name][1] == time or name.endswith(".part")
+    for name in shards_left:
+        assert after[name][1] == written[name]
     whole = contents(tmp_path / "whole")
-    assert {name: data for name, (data, _) in after.items() if ".part" not in name} == {
+    assert {name: data for name, (data, _) in after.items()} == {
         name: data for name, (data, _) in whole.items()
     }
 
 
-def test_half_prepared_from_other_inputs_starts_anew(folder, own_folder, tmp_path):
+_ENDS = ("array_record", "json")
+
+
+def test_half_prepared_from_other_inputs_starts_anew(folder, own_folder, tmp_path, small_shards):
     directory = tmp_path / "prepared"
-    data = config(own_folder, eval_split="train")
+    data = config(own_folder, eval_split="train", mixture={"coco": 1.0})
     (own_folder / "train2017/000000000003.jpg").rename(own_folder / "away.jpg")
+    shard = directory / "records/coco-train-00000.json"
     with pytest.raises(BadImage):
         ensure(data, directory)
+    shard.write_text("{}")  # as if it had been complete, and from these inputs
     facts = ensure(config(folder), directory)
-    assert facts["records"]["coco-train"]["records"] == 12
+    assert facts["parts"]["coco-train"]["records"] == 12
 
 
 def test_other_inputs_are_refused(own_folder, tmp_path):
@@ -141,26 +171,44 @@ def test_other_inputs_are_refused(own_folder, tmp_path):
     before = contents(directory)
     with pytest.raises(DataError, match="location_bins: 16 → 32.*delete it or prepare into"):
         ensure(dataclasses.replace(data, location_bins=32), directory)
-    with pytest.raises(DataError, match=r"sources: \['coco', 'loc.* → \['coco'\]"):
-        ensure(dataclasses.replace(data, mixture={"coco": 1.0}), directory)
+    with pytest.raises(DataError, match="vocabulary_size: 8192 → 4096"):
+        ensure(dataclasses.replace(data, vocabulary_size=4096), directory)
     path = own_folder / "annotations/captions_train2017.json"
     path.write_text(path.read_text().replace("noise", "dust!"))
-    with pytest.raises(DataError, match="captions_train2017.json: '.*' → '.*'"):
+    with pytest.raises(DataError, match="coco-train was .*captions_train2017.json: '.*' → '.*'"):
         ensure(data, directory)
-    assert contents(directory) == before
+    after = contents(directory)
+    assert {n: b for n, (b, _) in after.items()} == {n: b for n, (b, _) in before.items()}
+
+
+def test_a_mixture_may_grow(own_folder, tmp_path):
+    one = config(own_folder, eval_split="train", mixture={"coco": 1.0})
+    ensure(one, tmp_path / "run")
+    tokenizer = contents(tmp_path / "run/tokenizer")
+    both = dataclasses.replace(one, mixture={"coco": 1.0, "localized_narratives": 1.0})
+    facts = ensure(both, tmp_path / "run")
+    assert {entry["task"] for entry in facts["lengths"]} >= {"caption", "narrate"}
+    assert contents(tmp_path / "run/tokenizer") == tokenizer
+    assert {entry["task"] for entry in ensure(one, tmp_path / "run")["lengths"]} == {
+        "describe",
+        "caption",
+        "refer",
+        "locate",
+    }
 
 
 def test_bad_images_stop_or_are_counted(own_folder, tmp_path):
     path = own_folder / "train2017/000000000002.jpg"
     path.write_bytes(path.read_bytes()[:500])
     data = config(own_folder, eval_split="train")
-    with pytest.raises(BadImage, match=r"train2017/000000000002.jpg \(500 bytes\)"):
-        ensure(data, tmp_path / "stop")
+    for processes in (1, 2):
+        with pytest.raises(BadImage, match=r"train2017/000000000002.jpg \(500 bytes\)"):
+            ensure(data, tmp_path / f"stop-{processes}", processes=processes)
     facts = ensure(dataclasses.replace(data, on_bad="skip"), tmp_path / "skip")
     for source in MIXTURE:
-        summary = facts["records"][f"{source}-train"]
-        assert summary["records"] == 2 and summary["skipped_images"]["count"] == 1
-        assert "000000000002.jpg" in summary["skipped_images"]["first"][0]
+        about = facts["parts"][f"{source}-train"]
+        assert about["records"] == 2 and about["skipped_images"]["count"] == 1
+        assert "000000000002.jpg" in about["skipped_images"]["first"][0]
     with pytest.raises(DataError, match="leaves out 1 images of coco-train, .*000002.jpg"):
         ensure(data, tmp_path / "skip")
 
@@ -169,14 +217,16 @@ def test_empty_data_is_an_error(own_folder, tmp_path):
     path = own_folder / "annotations/instances_train2017.json"
     path.write_text(json.dumps({"images": [], "annotations": [], "categories": []}))
     (own_folder / "annotations/captions_train2017.json").unlink()
-    with pytest.raises(DataError, match="coco-train of .* is empty"):
+    with pytest.raises(DataError, match="coco-train is empty: no usable record in .*data"):
         ensure(config(own_folder, eval_split="train"), tmp_path / "prepared")
 
 
 def test_long_texts_stop_or_are_left_out(folder, tmp_path):
     short = dataclasses.replace(SPEC, target_length=4, text_length=10)
+    # Captions such as "1 blue on noise", with eos: 16; four numbers of a box: 24 + 32 expressions.
+    # In all 16 captions, 40 names, 24 and 32 expressions of two tasks, 32 sentences.
     with pytest.raises(
-        DataError, match="5 of 12 texts .* such as .*: a target of 5 tokens, target_length is 4"
+        DataError, match="72 of 200 texts .* such as .*: a target of 5 tokens, target_length is 4"
     ):
         ensure(config(folder), tmp_path, short)
     ensure(config(folder, on_long="skip"), tmp_path, short)  # the folder itself is the same
@@ -195,7 +245,7 @@ def test_tokenizer_directory(folder, shared_data, tmp_path):
 def test_the_built_in_world(tmp_path):
     world = WorldConfig(seed=0, train=3, val=2, test=0)
     facts = ensure(config(tmp_path / "world", world=world), tmp_path / "prepared", None)
-    assert {part: summary["records"] for part, summary in facts["records"].items()} == {
+    assert {part: about["records"] for part, about in facts["parts"].items()} == {
         f"{source}-{split}": count
         for source in MIXTURE
         for split, count in (("train", 3), ("val", 2))
@@ -218,30 +268,17 @@ def test_world_is_written_first(tmp_path, monkeypatch):
     monkeypatch.setattr(prepare.scenes, "write_world", write_world)
     world = WorldConfig(seed=5, train=3, val=0, test=0, image_size=96)
     data = config(tmp_path / "world", world=world, eval_split="train")
-    assert ensure(data, tmp_path / "prepared")["records"]["coco-train"]["records"] == 3
+    assert ensure(data, tmp_path / "prepared")["parts"]["coco-train"]["records"] == 3
     expected = dict(seed=5, train=3, val=0, test=0, image_size=96, processes=1, progress=False)
     assert calls == [expected]
-
-
-def test_command(own_folder, tmp_path, capsys):
-    arguments = ["coco", "refer", "--root", str(own_folder), "--processes", "1"]
-    with pytest.raises(SystemExit) as error:
-        prepare.main(arguments)
-    assert error.value.code == 2 and "--out is needed" in capsys.readouterr().err
-    arguments += ["--out", str(tmp_path / "out"), "--location_bins", "16"]
-    with pytest.raises(SystemExit) as error:
-        prepare.main(arguments)
-    assert error.value.code == 1 and "instances_val2017.json" in capsys.readouterr().err
-    prepare.main([*arguments, "--eval_split", "train"])
-    shown = capsys.readouterr().out
-    assert 'refer-train: {"records": 3' in shown and "longest texts in tokens" in shown
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"mixture": {}}, "mixture is empty"),
-        ({"mixture": {"coco": 0}}, r"mixture\['coco'\] = 0"),
+        ({"mixture": {"coco": -1.0}}, r"mixture\['coco'\] = -1.0; a weight is a number from 0 up"),
+        ({"mixture": {"coco": 0.0}}, "every weight is 0"),
         ({"on_bad": "ignore"}, "on_bad = 'ignore'; expected 'stop' or 'skip'"),
         ({"as_mask": 0.7}, "must be shares of 1"),
         ({"location_bins": 1}, "location_bins = 1"),

@@ -1,0 +1,128 @@
+"""Photographs that are left out, and warnings about those that are trained on and evaluated."""
+
+import pytest
+
+from input_pipeline import prepare
+from input_pipeline.errors import DataError
+from input_pipeline.leakage import Exclusion, overlaps, photograph, read_exclusion
+from input_pipeline.parts import find_parts, open_records
+from input_pipeline.sources.source import Item
+
+
+@pytest.mark.parametrize(
+    ("file_name", "coco_id", "called"),
+    [
+        ("val2017/000000000139.jpg", 139, "coco:139"),
+        ("VG_100K/2317.jpg", 139, "coco:139"),
+        ("COCO_val2014_000000000139.jpg", None, "coco:139"),
+        ("any/000000000139.jpg", None, "coco:139"),
+        ("VG_100K/2317.jpg", None, "2317.jpg"),
+        ("000000000139.png", None, "000000000139.png"),
+        ("COCO_val2014_139.jpg", None, "COCO_val2014_139.jpg"),
+    ],
+)
+def test_what_photographs_are_called(file_name, coco_id, called):
+    assert photograph(file_name, coco_id) == called
+
+
+@pytest.mark.parametrize(
+    ("listed", "left_out"),
+    [
+        ("7", {"vg", "coco"}),  # an image id of the one, a COCO id of the other
+        ("coco:7", {"coco"}),
+        ("000000000007.jpg", {"coco"}),
+        ("COCO_train2014_000000000007.jpg", {"coco"}),
+        ("VG_100K/8.jpg", {"vg"}),
+        ("8.jpg", {"vg"}),
+        ("flickr/8.jpg", set()),
+        ("70", set()),
+    ],
+)
+def test_what_a_line_leaves_out(tmp_path, listed, left_out):
+    (tmp_path / "list.txt").write_text(f"nothing\n\n{listed} \n")
+    exclusion = read_exclusion([tmp_path / "list.txt"])
+    items = {
+        "coco": Item("instance-3", "val2014/COCO_val2014_000000000007.jpg", 7),
+        "vg": Item("7", "VG_100K/8.jpg", None),
+    }
+    assert {name for name, item in items.items() if exclusion.covers(item)} == left_out
+
+
+def test_lists_that_are_not_there(tmp_path):
+    assert read_exclusion([]) is None
+    with pytest.raises(DataError, match="no-list.txt, a list of photographs: .*No such file"):
+        read_exclusion([tmp_path / "no-list.txt"])
+    (tmp_path / "empty.txt").write_text("\n")
+    with pytest.raises(DataError, match="empty.txt lists no photograph"):
+        read_exclusion([tmp_path / "empty.txt"])
+    with pytest.raises(DataError, match="holds no prepared data"):
+        read_exclusion([f"{tmp_path}:coco-val"])
+
+
+@pytest.fixture(scope="module")
+def out(folder, tmp_path_factory):
+    """refer-val (images 1001…1004), coco-train (1…12) and narratives of 1…12 in one folder."""
+    out = tmp_path_factory.mktemp("out")
+    prepared(folder, out, "refer", "--split", "val")
+    prepared(folder, out, "coco", "localized_narratives", "--split", "train")
+    return out
+
+
+def prepared(folder, out, *arguments):
+    common = "--root", str(folder), "--out", str(out), "--processes", "1"
+    prepare.main([*arguments, *common])
+
+
+def test_excluding_a_part(folder, out, tmp_path):
+    with pytest.raises(SystemExit):
+        prepared(folder, tmp_path, "coco", "--exclude_images", f"{out}:coco-trian")
+    chosen = tmp_path / "some.txt"
+    chosen.write_text("coco:3\n000000000005.jpg\n")
+    prepared(folder, tmp_path, "refer", "--split", "train", "--exclude_images", str(chosen))
+    remain = [int(record.image_id) for record in open_records(tmp_path, "refer", "train")]
+    assert remain == [1, 2, 4, *range(6, 13)]
+    lists = "--exclude_images", f"{tmp_path}:refer-train", "--exclude_images", f"{out}:refer-val"
+    prepared(folder, tmp_path, "localized_narratives", "--split", "train", *lists)
+    records = open_records(tmp_path, "localized_narratives", "train")
+    assert [record.image_id for record in records] == ["3", "5"]
+    facts = find_parts([tmp_path])["localized_narratives"]["train"].facts
+    assert facts["left_out"] == {"excluded_images": 10}
+    assert facts["inputs"]["excluded_images"] == 14  # of refer-train and refer-val
+    shared = overlaps(
+        [find_parts([tmp_path])["localized_narratives"]["train"]],
+        [find_parts([tmp_path])["refer"]["train"]],
+    )
+    assert shared == []
+
+
+def test_other_exclusions_are_other_inputs(folder, tmp_path, capsys):
+    prepared(folder, tmp_path, "coco", "--split", "val")
+    (tmp_path / "list.txt").write_text("1001\n")
+    with pytest.raises(SystemExit):
+        arguments = "--split", "val", "--exclude_images", str(tmp_path / "list.txt")
+        prepared(folder, tmp_path, "coco", *arguments)
+    assert "excluded_images: None → 1" in capsys.readouterr().err
+
+
+def test_nothing_excluded_is_said(folder, tmp_path, capsys):
+    (tmp_path / "list.txt").write_text("coco:99\n")
+    arguments = "--split", "val", "--exclude_images", str(tmp_path / "list.txt")
+    prepared(folder, tmp_path, "coco", *arguments)
+    assert "none of the photographs to be excluded is in it" in capsys.readouterr().out
+
+
+def test_overlaps_are_named(out):
+    found = find_parts([out])
+    train = [found["coco"]["train"], found["localized_narratives"]["train"]]
+    assert overlaps(train, [found["refer"]["val"]]) == []
+    [warning] = overlaps(train, [found["coco"]["train"]])  # but not with itself
+    assert warning.startswith(
+        "localized_narratives-train is trained on and has 12 photographs of COCO that coco-train"
+    )
+    assert f"--exclude_images {out}:coco-train" in warning
+    assert len(overlaps(train, train)) == 2
+
+
+def test_exclusion_digest():
+    one, two = (Exclusion(frozenset(names)).facts for names in (["a", "b"], ["b", "c"]))
+    assert one["excluded_images"] == two["excluded_images"] == 2 and one != two
