@@ -229,6 +229,16 @@ def box_to_xywh(box, width, height):
     return np.concatenate([box[..., :2], box[..., 2:] - box[..., :2]], axis=-1)
 
 
+def box_from_yxyx(box):
+    """TFDS's normalised ymin, xmin, ymax, xmax to xyxy, f32 [..., 4]."""
+    return np.asarray(box, np.float32)[..., [1, 0, 3, 2]]
+
+
+def box_to_yxyx(box):
+    """Normalised xyxy to TFDS's ymin, xmin, ymax, xmax, f32 [..., 4]."""
+    return np.asarray(box, np.float32)[..., [1, 0, 3, 2]]
+
+
 def points_from_pixels(points, width, height):
     """Pixel xy to normalised xy, f32 [..., 2]; (0, 0) is the corner of the first pixel."""
     return (np.asarray(points, np.float64) / (width, height)).astype(np.float32)

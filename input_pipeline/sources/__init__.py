@@ -10,6 +10,7 @@ from input_pipeline.sources.localized_narratives import LocalizedNarratives
 from input_pipeline.sources.own_regions import OwnRegions
 from input_pipeline.sources.refer import REFER_SETS
 from input_pipeline.sources.referring_json import ReferringJson
+from input_pipeline.sources.tfds_records import TfdsRecords
 from input_pipeline.sources.triplets import Triplets
 from input_pipeline.sources.vcr import Vcr
 from input_pipeline.sources.video_localized_narratives import VideoLocalizedNarratives
@@ -33,6 +34,7 @@ SOURCES = {
     "okvqa": (Okvqa, "okvqa", "."),
     "gqa": (Gqa, "gqa", "gqa/images"),
     "own_regions": (OwnRegions, "own_regions", "own_regions"),
+    "tfds": (TfdsRecords, "tfds", "tfds"),
 }
 
 

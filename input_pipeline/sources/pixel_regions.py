@@ -36,12 +36,19 @@ def pixel_box(box, width, height, where, tally):
         )
     if 0 < corners.max() <= 1 and (corners % 1).any():
         raise DataError(f"{where}: box {box!r} is less than a pixel; a box is in pixels, not 0…1")
-    whole = box_from_pixels(corners, width, height)
-    inside = clip_box(whole)
+    return inside_image(box_from_pixels(corners, width, height), tally)
+
+
+def inside_image(box, tally):
+    """The part of a normalised box that lies in its image, f32 [4]; None if nothing does.
+
+    Counts in `tally` as pixel_box.
+    """
+    inside = clip_box(box)
     if (inside[2:] - inside[:2] <= TOLERANCE).any():
         tally["boxes_without_area"] += 1
         return None
-    if (np.abs(whole - inside) > TOLERANCE).any():
+    if (np.abs(box - inside) > TOLERANCE).any():
         tally["boxes_clipped"] += 1
     return inside
 

@@ -39,6 +39,13 @@ def test_pixel_boxes_round_trip(box, size):
     np.testing.assert_allclose(xywh[2:], pixels[2:] - pixels[:2])
 
 
+@given(ordered)
+def test_tfds_boxes_round_trip(box):
+    np.testing.assert_array_equal(regions.box_from_yxyx(regions.box_to_yxyx(box)), box)
+    x0, y0, x1, y1 = box
+    np.testing.assert_array_equal(regions.box_to_yxyx(box), [y0, x0, y1, x1])
+
+
 @given(traces, sizes)
 def test_pixel_points_round_trip(points, size):
     pixels = regions.points_to_pixels(points, *size)
