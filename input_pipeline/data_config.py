@@ -42,6 +42,7 @@ class DataConfig:
     as_box: float = 0.2  # … as its bounding box, …
     as_points: float = 0.2  # … as a few points in it, …
     as_part: float = 0.0  # … as one side of a cut through the mask, named "part of …", …
+    as_more: float = 0.0  # … together with another thing's mask, named "more than …", …
     as_nothing: float = 0.0  # … or not at all: as the whole image, so that a guess is learnt too
     # Changes to training images that regions and texts follow; see input_pipeline/augmentation.py.
     crop: float = 0.0  # the most that is cut off each side, as a share; never part of a region
@@ -69,11 +70,10 @@ class DataConfig:
                 expected = " or ".join(map(repr, values))
                 raise ValueError(f"{name} = {getattr(self, name)!r}; expected {expected}")
         object.__setattr__(self, "prompts", tasks.all_prompts(self.prompts))
-        shares = (self.as_mask, self.as_box, self.as_points, self.as_part, self.as_nothing)
+        ways = ("as_mask", "as_box", "as_points", "as_part", "as_more", "as_nothing")
+        shares = tuple(getattr(self, way) for way in ways)
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-            raise ValueError(
-                f"as_mask, as_box, as_points, as_part, as_nothing = {shares} must be shares of 1"
-            )
+            raise ValueError(f"{', '.join(ways)} = {shares} must be shares of 1")
         for name, most in _MOST.items():
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} = {getattr(self, name)!r}; expected 0 to {most}")

@@ -15,7 +15,8 @@ TASKS = {
     "question": ("answer",),
     "choice": ("choose", "justify"),
 }
-PART = "part of"  # begins the text of a region that shows one side of what is annotated
+PART = "part of"  # begins the text of a region that shows one side of what is annotated, …
+MORE = "more than"  # … and of one that shows another thing as well
 ALL = tuple(task for tasks in TASKS.values() for task in tasks)
 # What is said to the model; `data.prompts` changes them. {text} is what the annotation asks, so a
 # prompt whose answer is that text has no place for it, and the others need it.
@@ -88,7 +89,7 @@ def texts(task, annotation, prompts=PROMPTS):
     return prompt(task, text, prompts), answer
 
 
-def segment(task, annotation, location_bins, region=None, part=False, prompts=PROMPTS):
+def segment(task, annotation, location_bins, region=None, prefix="", prompts=PROMPTS):
     """The Segment of a task about an annotation.
 
     Args:
@@ -97,7 +98,7 @@ def segment(task, annotation, location_bins, region=None, part=False, prompts=PR
       location_bins: number of location tokens on a side.
       region: shown in place of the annotation's own (its box or points in it); `locate` shows
         the whole image whatever is given, because the region is the answer.
-      part: whether `region` is only one side of it.
+      prefix: what `region` is of it: "", PART or MORE.
       prompts: {task: template} of all tasks.
     """
     question, answer = texts(task, annotation, prompts)
@@ -105,5 +106,5 @@ def segment(task, annotation, location_bins, region=None, part=False, prompts=PR
         box = annotation.region.bounding_box()
         answer = locations_to_text(box_to_locations(box, location_bins))
         return Segment(WHOLE_IMAGE, question, answer, target_box=box)
-    answer = f"{PART} {answer}" if part else answer
+    answer = f"{prefix} {answer}" if prefix else answer
     return Segment(annotation.region if region is None else region, question, answer)

@@ -97,7 +97,7 @@ class _Spoken:
         self._parts, self._prompts = parts, prompts
 
     def __iter__(self):
-        yield tasks.PART
+        yield from (tasks.PART, tasks.MORE)
         for part in self._parts:
             for texts in part.texts():
                 spoken = set()

@@ -162,7 +162,9 @@ class EncodeExample(MapWithIndex):
         chosen, segments, left_out = self._choose(record, rng)
         if not (self.data.crop or self.data.flip):
             return Drawn(segments, None, left_out)
-        regions = [annotation.region for _, annotation, _, _ in chosen]
+        regions = [
+            region for _, annotation, shown, _ in chosen for region in (annotation.region, shown)
+        ]
         view = draw_view(self.data, record.width, record.height, regions, rng)
         if view.flip:
             mirrored = self._mirrored(chosen, segments)
@@ -176,8 +178,8 @@ class EncodeExample(MapWithIndex):
         """At most R tasks of a record.
 
         Returns:
-          (list of (task, annotation, region shown, whether that is a part), their Segments, how
-          many texts were left out because they are too long)
+          (list of (task, annotation, region shown, what it is of the annotation's), their Segments,
+          how many texts were left out because they are too long)
         """
         candidates = [
             (annotation, task)
@@ -189,28 +191,28 @@ class EncodeExample(MapWithIndex):
             if len(chosen) == self.spec.regions:
                 break
             annotation, task = candidates[place]
-            region, part = annotation.region, False
+            region, prefix = annotation.region, ""
             if task != "locate":
-                region, part = self.shown(region, rng)
-            segment = self._segment(task, annotation, region, part)
-            if part and self._too_long(segment):  # with "part of"; so it is shown whole
-                region, part = annotation.region, False
-                segment = self._segment(task, annotation, region, part)
+                region, prefix = self.shown(annotation, record, rng)
+            segment = self._segment(task, annotation, region, prefix)
+            if prefix and self._too_long(segment):  # with its prefix; so it is shown as it is
+                region, prefix = annotation.region, ""
+                segment = self._segment(task, annotation, region, prefix)
             if self.data.on_long == "skip" and self._too_long(segment):
                 left_out += 1
                 continue
-            chosen.append((task, annotation, region, part))
+            chosen.append((task, annotation, region, prefix))
             segments.append(segment)
         return chosen, segments, left_out
 
-    def _segment(self, task, annotation, region, part, view=None):
+    def _segment(self, task, annotation, region, prefix, view=None):
         """The Segment of a task, in a view where one is given."""
         if view:
             region = view.region(region)
             if task == "locate":
                 annotation = dataclasses.replace(annotation, geometry=region)
         bins, prompts = self.tokenizer.location_bins, self.data.prompts
-        return tasks.segment(task, annotation, bins, region, part, prompts)
+        return tasks.segment(task, annotation, bins, region, prefix, prompts)
 
     def _mirrored(self, chosen, segments):
         """`chosen` with texts about the mirrored image, or None where that cannot be said.
@@ -218,11 +220,11 @@ class EncodeExample(MapWithIndex):
         Nor where a text no longer fits, as clockwise has a longer opposite.
         """
         found = []
-        for (task, annotation, region, part), before in zip(chosen, segments, strict=True):
+        for (task, annotation, region, prefix), before in zip(chosen, segments, strict=True):
             other = mirrored_annotation(annotation)
             if other is None:
                 return None
-            found.append((task, other, region, part))
+            found.append((task, other, region, prefix))
             if other.text != annotation.text or other.extra != annotation.extra:
                 segment = self._segment(*found[-1])
                 if self._too_long(segment) and not self._too_long(before):
@@ -232,27 +234,33 @@ class EncodeExample(MapWithIndex):
     def _too_long(self, segment):
         return bool(overflow(*map(len, _texts(segment, self.tokenizer)), self.spec))
 
-    def shown(self, region, rng):
-        """A region as a user might point at it, and whether that is a part of it only.
+    def shown(self, annotation, record, rng):
+        """An annotation's region as a user might point at it, and what to call that.
 
-        Its mask, its box, points in it, one side of a cut, or nothing.
+        Its mask, its box, points in it, one side of a cut ("part of"), its mask with another's
+        ("more than"), or nothing.
         """
+        region = annotation.region
         if region.kind == "points" or region is WHOLE_IMAGE:
-            return region, False
-        ways = ("nothing", "part", "points", "box", "mask")
+            return region, ""
+        ways = ("nothing", "more", "part", "points", "box", "mask")
         draw = rng.random()
         for way in ways:
             draw -= getattr(self.data, f"as_{way}")
             if draw < 0:
                 break
         if way == "nothing":
-            return WHOLE_IMAGE, False
+            return WHOLE_IMAGE, ""
         if way == "points":
-            return scribble(region, self.spec.points, rng), False
+            return scribble(region, self.spec.points, rng), ""
         if way == "box" and region.kind != "box":
-            return Region(box=region.bounding_box()), False
+            return Region(box=region.bounding_box()), ""
         side = cut(region, rng) if way == "part" and region.kind == "mask" else None
-        return (region, False) if side is None else (side, True)
+        both = joined(region, record, rng) if way == "more" and region.kind == "mask" else None
+        for other, prefix in ((side, tasks.PART), (both, tasks.MORE)):
+            if other is not None:
+                return other, prefix
+        return region, ""
 
 
 def cut(region, rng):
@@ -263,6 +271,16 @@ def cut(region, rng):
     side = region.mask & (across + (rows + 0.5 - y * region.mask.shape[0]) * np.sin(angle) > 0)
     share = side.sum() / region.mask.sum()
     return RunRegion.from_mask(side) if LEAST_PART <= share <= 1 - LEAST_PART else None
+
+
+def joined(region, record, rng):
+    """A mask together with that of another thing of the record, or None when there is none."""
+    others = [a.region for a in record.annotations if a.region.kind == "mask"]
+    others = [other for other in others if other is not region]
+    if not others:
+        return None
+    both = region.mask | others[int(rng.integers(len(others)))].mask
+    return RunRegion.from_mask(both) if both.sum() > region.mask.sum() else None
 
 
 def scribble(region, most, rng):

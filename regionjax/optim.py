@@ -46,6 +46,7 @@ class OptimConfig:
     weight_decay: tuple = ((".*", 0.0),)
     muon: tuple = ((".*", ""),)
     muon_momentum: float = 0.95
+    muon_iterations: int = 5  # of Newton and Schulz, towards the nearest orthogonal matrix
     frozen: tuple = ((".*", False),)
 
     def __post_init__(self):
@@ -57,6 +58,8 @@ class OptimConfig:
                 raise ValueError(f"{name} = {getattr(self, name)}, expected a positive number")
         if not 0 <= self.muon_momentum < 1:
             raise ValueError(f"muon_momentum = {self.muon_momentum}, expected 0 to below 1")
+        if self.muon_iterations < 1:
+            raise ValueError(f"muon_iterations = {self.muon_iterations}, expected 1 or more")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +192,11 @@ def _moments(config, muon):
         return jax.tree_util.tree_map_with_path(label, tree)
 
     orthogonal = optax.chain(
-        optax.contrib.scale_by_muon(beta=config.muon_momentum, weight_dimension_numbers=matrices),
+        optax.contrib.scale_by_muon(
+            ns_steps=config.muon_iterations,
+            beta=config.muon_momentum,
+            weight_dimension_numbers=matrices,
+        ),
         optax.stateless(scale),
     )
     return optax.partition({"adam": adam, "muon": orthogonal}, labels)

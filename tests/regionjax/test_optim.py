@@ -68,16 +68,17 @@ def test_frozen_parameters_have_no_slots():
     assert sorted(slots) == ["1/count", "1/mu/head/kernel", "1/nu/head/kernel"]
 
 
-def orthogonal(momentum):
-    """Muon's five quintic steps in numpy for one matrix; its singular values end near 1."""
+def orthogonal(momentum, iterations):
+    """Muon's quintic steps in numpy for one matrix; its singular values end near 1."""
     x = momentum / np.linalg.norm(momentum)
     x = x.T if x.shape[0] > x.shape[1] else x
-    for _ in range(5):
+    for _ in range(iterations):
         a = x @ x.T
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
     return x if x.shape == momentum.shape else x.T
 
 
+@pytest.mark.parametrize("iterations", [3, 5])
 @pytest.mark.parametrize(
     "axes, matrices",  # of a kernel [L=2, D=3, N=2, H=4]
     [
@@ -86,7 +87,7 @@ def orthogonal(momentum):
         ("bibo", [((i, slice(None), n), (3, 4)) for i in range(2) for n in range(2)]),
     ],
 )
-def test_muon_makes_each_matrix_orthogonal(axes, matrices):
+def test_muon_makes_each_matrix_orthogonal(axes, matrices, iterations):
     rng = np.random.default_rng(0)
     kernels = rng.normal(size=(3, 2, 3, 2, 4)).astype(np.float32)
     params = {"query": {"kernel": jnp.asarray(kernels[0]), "bias": jnp.zeros(3)}}
@@ -94,6 +95,7 @@ def test_muon_makes_each_matrix_orthogonal(axes, matrices):
         learning_rate=0.1,
         muon=(("kernel", axes), (".*", "")),
         muon_momentum=0.9,
+        muon_iterations=iterations,
         weight_decay=(("kernel", 0.5), (".*", 0.0)),
         clip_norm=1e6,
     )
@@ -108,7 +110,7 @@ def test_muon_makes_each_matrix_orthogonal(axes, matrices):
         ahead = 0.9 * first / (1 - 0.9 ** (step + 2)) + 0.1 * gradient / (1 - 0.9 ** (step + 1))
         direction = np.zeros_like(expected)
         for place, shape in matrices:
-            one = orthogonal(ahead[place].reshape(shape)) * 0.2 * np.sqrt(max(shape))
+            one = orthogonal(ahead[place].reshape(shape), iterations) * 0.2 * np.sqrt(max(shape))
             direction[place] = one.reshape(direction[place].shape)
         rate = float(optimizer.schedule(step))
         expected = expected - rate * (direction + 0.5 * expected)
@@ -162,5 +164,7 @@ def test_schedule():
 def test_settings_out_of_range():
     with pytest.raises(ValueError, match="warmup_fraction = 2"):
         OptimConfig(learning_rate=0.1, warmup_fraction=2)
+    with pytest.raises(ValueError, match="muon_iterations = 0"):
+        OptimConfig(learning_rate=0.1, muon_iterations=0)
     with pytest.raises(ValueError, match="clip_norm = 0"):
         OptimConfig(learning_rate=0.1, clip_norm=0)
