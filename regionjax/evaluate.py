@@ -95,7 +95,7 @@ def evaluate(config, folder, *, build_system=systems.build):
             system.predict,
             params,
             spec=spec,
-            encode=_encoder(spec, tokenizer, asked.seed),
+            encode=record_encoder(spec, tokenizer, asked.seed),
             decode=tokenizer.decode,
             eos_id=tokenizer.eos_id,
             batch_size=asked.batch_size,
@@ -190,7 +190,7 @@ def _fits(prompt, target, spec, tokenizer):
     return not overflow(len(tokenizer.encode(prompt)), answer, spec)
 
 
-def _encoder(spec, tokenizer, seed):
+def record_encoder(spec, tokenizer, seed):
     """(record, segments) → a row; neighbouring rows of one image decode it once."""
     latest = [None, None]  # record, its pixels
 

@@ -6,11 +6,12 @@ import json
 import numpy as np
 import pytest
 
-from input_pipeline import loader, prepare
+from input_pipeline import loader, mixture, prepare
 from input_pipeline.data_config import DataConfig
 from input_pipeline.errors import DataError
-from input_pipeline.images import BadImage
-from input_pipeline.records import Record, open_records, write_shard
+from input_pipeline.images import BadImage, decode_image
+from input_pipeline.parts import open_records
+from input_pipeline.records import Record, write_shard
 from regionjax.batch import BatchSpec
 
 MIXTURE = {"coco": 1.0, "refer": 2.0, "localized_narratives": 1.0}
@@ -68,32 +69,92 @@ def test_batches_have_their_shapes(prepared):
         SPEC.check(batch)
         assert batch["example"].tolist() == list(range(8 * number, 8 * number + 8))
         assert batch["target_weight"].any(axis=(1, 2)).all() and not batch["bad"].any()
-    assert state == {"global_next_index": 24}
+    shares = {"coco": 1, "localized_narratives": 1, "refer": 2}
+    assert state == {"examples": 24, "phases": [[0, shares]]}
 
 
-def test_workers_and_threads_change_nothing(prepared):
-    expected, _ = batches(prepared, 4, threads=0)
+@pytest.fixture(scope="module")
+def whole(prepared):
+    """Ten batches of one process without threads; 12 records a component end at examples 24, 48."""
+    return batches(prepared, 10, threads=0)[0]
+
+
+def test_workers_and_threads_change_nothing(prepared, whole):
     for changes in ({"threads": 3}, {"workers": 2, "threads": 1}):
-        same(batches(prepared, 4, **changes)[0], expected)
+        same(batches(prepared, 4, **changes)[0], whole[:4])
 
 
-def test_continues_where_it_stopped_with_any_number_of_workers(prepared):
-    expected, _ = batches(prepared, 5)
-    _, state = batches(prepared, 2)
-    same(batches(prepared, 3, state=state)[0], expected[2:])
-    same(batches(prepared, 3, state=state, workers=1)[0], expected[2:])
+@pytest.mark.parametrize(("done", "workers"), [(2, 1), (5, 4)])
+def test_continues_with_any_number_of_workers(prepared, whole, done, workers):
+    _, state = batches(prepared, done)
+    same(batches(prepared, 2, state=state, workers=workers)[0], whole[done : done + 2])
 
 
-def test_hosts_share_a_batch(prepared):
-    expected, state = batches(prepared, 2)
-    after, _ = batches(prepared, 1, state=state)
-    hosts = [batches(prepared, 2, process=(index, 2)) for index in range(2)]
-    assert hosts[0][1] == hosts[1][1] == state
-    for number, whole in enumerate(expected):
-        for index, (made, _) in enumerate(hosts):
-            same([made[number]], [{name: value[index::2] for name, value in whole.items()}])
-    one_host_more = batches(prepared, 1, state=state, process=(1, 2))[0][0]
-    np.testing.assert_array_equal(one_host_more["example"], after[0]["example"][1::2])
+@pytest.mark.parametrize("done", [2, 5])  # in the middle of an epoch, and across the end of two
+@pytest.mark.parametrize(
+    ("before", "after"), [(1, 1), (1, 2), (1, 4), (2, 1), (2, 4), (4, 1), (4, 2), (4, 4)]
+)
+def test_any_number_of_processes_makes_the_same_batches(prepared, whole, done, before, after):
+    states = []
+    for index in range(before):
+        made, state = batches(prepared, done, process=(index, before), threads=0)
+        same(made, [part(batch, index, before) for batch in whole[:done]])
+        states.append(state)
+    assert all(state == states[0] for state in states)
+    for index in range(after):
+        made, _ = batches(prepared, 3, state=states[-1], process=(index, after), threads=0)
+        same(made, [part(batch, index, after) for batch in whole[done : done + 3]])
+
+
+def test_processes_with_workers_continue_as_well(prepared, whole):
+    _, state = batches(prepared, 5, process=(3, 4), threads=0)
+    made, _ = batches(prepared, 2, state=state, process=(1, 2), workers=3, threads=1)
+    same(made, [part(batch, 1, 2) for batch in whole[5:7]])
+
+
+def part(batch, index, count):
+    return {name: value[index::count] for name, value in batch.items()}
+
+
+def test_a_mixture_changes_and_components_go_on(prepared, whole, caplog):
+    _, state = batches(prepared, 3, threads=0)
+    caplog.clear()
+    changed = {"coco": 3.0, "refer": 1.0}
+    made, later = batches(prepared, 4, state=state, mixture=changed)
+    assert (
+        "changes from example 24 on, from coco 25.00%, localized_narratives 25.00%, refer 50.00% "
+        "to coco 75.00%, refer 25.00%"
+    ) in caplog.text
+    parts = loader.open_parts(config(""), prepared, 0)
+    phases = mixture.Mixture(later["phases"])
+    seen = collections.Counter()
+    images = np.concatenate([batch["image"] for batch in [*whole[:3], *made]])
+    for place, image in enumerate(images):
+        name, _ = phases.locate(place)
+        record = Record.decode(parts[name][seen[name]])  # the next one of its component
+        np.testing.assert_array_equal(image, decode_image(record.image, 32, ""))
+        seen[name] += 1
+    assert seen == {"coco": 6 + 24, "refer": 12 + 8, "localized_narratives": 6}
+    caplog.clear()
+    again, state = batches(prepared, 2, state=later, mixture=changed)
+    assert "changes" not in caplog.text and state["phases"] == later["phases"]
+    back, state = batches(prepared, 2, state=later)  # and what was left out comes back
+    assert "changes from example 56 on" in caplog.text
+    names = [mixture.Mixture(state["phases"]).locate(56 + n) for n in range(16)]
+    assert {index for name, index in names if name == "localized_narratives"} == {6, 7, 8, 9}
+    assert (again[0]["image"] != back[0]["image"]).any()
+
+
+def test_mixed_by_regions(prepared):
+    """Slots of 3 that records fill: phrases and captions 3, two expressions 3, sentences 2."""
+    made, state = batches(prepared, 9, mixture_by="regions", threads=0)
+    assert state["phases"] == [[0, {"coco": 2, "localized_narratives": 3, "refer": 4}]]
+    slots = collections.Counter()
+    mixed = mixture.Mixture(state["phases"])
+    filled = np.concatenate([batch["target_weight"].any(-1).sum(-1) for batch in made])
+    for place, number in enumerate(filled.tolist()):
+        slots[mixed.locate(place)[0]] += number
+    assert slots == {"coco": 48, "localized_narratives": 48, "refer": 96}
 
 
 def test_seeds_differ(prepared):
@@ -101,8 +162,10 @@ def test_seeds_differ(prepared):
     assert (one != two).any()
 
 
-def test_mixture_and_epochs(prepared):
-    stream = loader.example_stream(config(""), prepared, 0)
+def test_components_come_by_their_weights_and_epochs_are_whole(prepared):
+    shares = mixture.whole_shares(MIXTURE)
+    parts = loader.open_parts(config(""), prepared, 0)
+    stream = mixture.MixedSource(mixture.Mixture([[0, shares]]), parts)
     seen = collections.defaultdict(list)
     for place in range(96):
         record = Record.decode(stream[place])
@@ -117,8 +180,10 @@ def test_mixture_and_epochs(prepared):
         assert all(sorted(epoch, key=int) == [str(n) for n in range(1, 13)] for epoch in epochs)
         assert len({tuple(epoch) for epoch in epochs}) == len(epochs)
     assert seen["coco"] != seen["localized_narratives"]
-    other = loader.example_stream(config("", mixture=dict(reversed(MIXTURE.items()))), prepared, 0)
-    assert [other[place] for place in range(8)] == [stream[place] for place in range(8)]
+
+
+def test_the_order_in_a_config_decides_nothing(prepared):
+    same(batches(prepared, 2, mixture=dict(reversed(MIXTURE.items())))[0], batches(prepared, 2)[0])
 
 
 def test_batch_size_must_be_shared_evenly(prepared):
@@ -127,7 +192,7 @@ def test_batch_size_must_be_shared_evenly(prepared):
 
 
 def test_sources_must_be_prepared(prepared):
-    with pytest.raises(DataError, match="holds no records refcoco_unc-train"):
+    with pytest.raises(DataError, match="nothing is called refcoco_unc in "):
         batches(prepared, 1, mixture={"refcoco_unc": 1.0})
 
 
@@ -146,7 +211,7 @@ def broken(prepared, tmp_path):
 
 @pytest.mark.parametrize("changes", [{"threads": 0}, {"threads": 2}, {"workers": 1}])
 def test_bad_image_names_its_file(broken, changes):
-    with pytest.raises(Exception, match=r"image coco:train2017/0+5.jpg \(200 bytes\)") as error:
+    with pytest.raises(Exception, match=r"coco:train2017/0+5.jpg \(200 bytes\)") as error:
         batches(broken, 2, mixture={"coco": 1.0}, **changes)
     assert changes.get("workers") or isinstance(error.value, BadImage)  # Grain wraps a worker's
 
