@@ -16,9 +16,10 @@ from input_pipeline.records import Annotation, Record
 from input_pipeline.runs import RunRegion
 from input_pipeline.slots import encode_regions
 from input_pipeline.transforms import EncodeExample, cut, encode_row, example_rng, scribble
+from regionjax import evaluate
 from regionjax.batch import BatchSpec, Segment
 from regionjax.masks import quantize_mask
-from regionjax.regions import WHOLE_IMAGE, Region, box_from_locations, box_iou, locations_from_text
+from regionjax.regions import WHOLE_IMAGE, Region
 
 SPEC = BatchSpec(
     image_size=16,
@@ -31,6 +32,7 @@ SPEC = BatchSpec(
 )
 TEXTS = [
     "part of",
+    "more than",
     "describe",
     "refer",
     "narrate",
@@ -92,6 +94,18 @@ def test_an_image_of_the_right_size_is_not_touched(record):
     np.testing.assert_array_equal(decode_image(file.getvalue(), 16, ""), pixels)
 
 
+def test_training_and_evaluation_see_the_same_pixels(record, tokenizer):
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).resize((643, 481)).save(file, "JPEG")
+    for data in (file.getvalue(), record.image):
+        one = dataclasses.replace(record, image=data)
+        trained = encoder(tokenizer).map_with_index(5, one.encode())["image"]
+        evaluated = evaluate.record_encoder(SPEC, tokenizer, 0)(one, [])["image"]
+        np.testing.assert_array_equal(trained, evaluated)
+        np.testing.assert_array_equal(trained, decode_image(data, 16, ""))
+
+
 def test_truncated_photograph(shared_data):
     data = (shared_data / "photos/truncated.jpg").read_bytes()
     with pytest.raises(BadImage, match=r"coco:a.jpg \(400 bytes\)"):
@@ -147,45 +161,18 @@ def test_scribbles_stay_in_the_mask(record):
 # ---- tasks ----
 
 
-def test_tasks(record):
-    made = {
-        task: tasks.segment(task, annotation, 32)
-        for annotation in record.annotations
-        for task in tasks.TASKS[annotation.kind]
-    }
-    assert made.keys() == {"describe", "refer", "locate", "caption", "narrate"}
-    assert {task: segment.prompt for task, segment in made.items()} == {
-        "describe": "describe",
-        "refer": "refer",
-        "locate": "locate the red box",
-        "caption": "",
-        "narrate": "narrate",
-    }
-    assert made["caption"].region is WHOLE_IMAGE and made["caption"].target == "all of it here"
-    assert made["narrate"].region is record.annotations[3].region
-    box = np.array([15 / 60, 10 / 40, 33 / 60, 30 / 40], np.float32)
-    np.testing.assert_allclose(made["locate"].target_box, box)
-    named = box_from_locations(locations_from_text(made["locate"].target), 32)
-    assert box_iou(named, box) > 0.85
-
-
-def test_questions_and_choices():
-    asked = Annotation("question", "what is it?", "1", None, {"answer": "a hat", "answers": []})
-    labels = {"choices": ["yes", "no"], "answer": 1, "rationales": ["so", "for"], "rationale": 0}
-    choice = Annotation("choice", "is [0] here?", "2", None, labels)
-    made = {
-        task: tasks.segment(task, annotation, 32)
-        for annotation in (asked, choice)
-        for task in tasks.tasks_of(annotation)
-    }
-    assert {task: (segment.prompt, segment.target) for task, segment in made.items()} == {
-        "answer": ("answer what is it?", "a hat"),
-        "choose": ("answer is [0] here?", "no"),
-        "justify": ("why is [0] here? no", "so"),
-    }
-    unlabelled = {"choices": ["yes", "no"], "rationales": ["so", "for"]}
-    assert tasks.tasks_of(Annotation("choice", "is [0] here?", "2", None, unlabelled)) == ()
-    assert tasks.tasks_of(Annotation("question", "what is it?", "1")) == ()
+def test_prompts_are_settings(record, tokenizer):
+    data = DataConfig(
+        "", {"coco": 1.0}, prompts={"describe": "what {{}} is it", "locate": "{text}?"}
+    )
+    assert data.prompts == tasks.PROMPTS | {"describe": "what {{}} is it", "locate": "{text}?"}
+    phrase, expression = record.annotations[:2]
+    assert tasks.texts("describe", phrase, data.prompts) == ("what {} is it", "red box")
+    assert tasks.texts("locate", expression, data.prompts) == ("the red box?", "")
+    encode = encoder(tokenizer, on_long="skip", prompts={"refer": "narrate refer"})
+    drawn = [encode.draw(record, example_rng(0, index)).segments for index in range(9)]
+    prompts = {segment.prompt for segments in drawn for segment in segments}
+    assert prompts == {"describe", "narrate refer", "narrate", "", "locate the red box"}
 
 
 def test_locating_never_shows_the_answer(record, tokenizer):
@@ -268,6 +255,57 @@ def test_long_texts_are_left_out_on_request(record, tokenizer):
         assert row["target_weight"].any(axis=1).all()
 
 
+def test_long_texts_are_cut_on_request(tokenizer):
+    def cut_row(prompt, target, **changes):
+        spec = dataclasses.replace(SPEC, **changes)
+        segments = [Segment(WHOLE_IMAGE, prompt, target), Segment(WHOLE_IMAGE, "refer", "red")]
+        rng = np.random.default_rng(0)
+        row = encode_row(0, segments, spec, tokenizer, rng=rng, name="", truncate=True)
+        texts = [np.trim_zeros(row[name][0]) for name in ("prompt", "target")]
+        weights = row["target_weight"][0].sum()
+        assert weights == len(texts[1]) and row["target"][1].any()
+        return *(tokenizer.decode(text) for text in texts), len(texts[1]), row["long_texts"]
+
+    long = "all of it here red box the"  # 7 words
+    assert cut_row("refer", "all of it here red box") == ("refer", "all of it here red box", 7, 0)
+    # A target that is cut has no eos: 7 words for 7 tokens.
+    assert cut_row("refer", f"{long} box") == ("refer", long, 7, 1)
+    assert cut_row(long, "red") == ("all of it here red box", "red", 2, 1)
+    # 6 + 4 tokens in 8: the target makes room, down to one token.
+    assert cut_row("all of it here red box", "the red box", text_length=8)[1:] == ("the red", 2, 1)
+    assert cut_row(long, "the red", prompt_length=8, text_length=7) == (long[:-4], "the", 1, 1)
+
+
+def test_a_box_is_never_cut(tokenizer):
+    annotation = Annotation("expression", "all of it here red box", "1", Region(box=[0, 0, 0.5, 1]))
+    segment = tasks.segment("locate", annotation, 32)
+    for changes, prompt in (
+        ({}, "locate all of it here red"),  # 6 of 7 tokens, and 5 of a box
+        ({"text_length": 9}, "locate all of it"),
+        ({"text_length": 5}, ""),
+    ):
+        spec = dataclasses.replace(SPEC, **changes)
+        rng = np.random.default_rng(0)
+        row = encode_row(0, [segment], spec, tokenizer, rng=rng, name="", truncate=True)
+        assert tokenizer.decode(row["target"][0]) == segment.target and row["long_texts"] == 1
+        assert tokenizer.decode(np.trim_zeros(row["prompt"][0])) == prompt
+    spec = dataclasses.replace(SPEC, target_length=4, text_length=10)
+    with pytest.raises(DataError, match="a target of 5 tokens, target_length is 4"):
+        encode_row(0, [segment], spec, tokenizer, rng=None, name="", truncate=True)
+
+
+def test_long_texts_are_counted(record, tokenizer):
+    spec = dataclasses.replace(SPEC, target_length=5)
+    long = [Annotation("caption", "all of it here red", str(n)) for n in range(3)]
+    for on_long, counted in (("truncate", 3), ("skip", 3)):
+        encode = encoder(tokenizer, spec, on_long=on_long)
+        data = dataclasses.replace(record, annotations=long).encode()
+        row = encode.map_with_index(0, data)
+        assert row["long_texts"] == counted
+        filled = row["target_weight"].any(axis=1).sum()
+        assert filled == (3 if on_long == "truncate" else 0)
+
+
 def test_bad_images_stop_or_weigh_nothing(record, tokenizer):
     bad = dataclasses.replace(record, image=record.image[:60]).encode()
     with pytest.raises(BadImage, match="coco:train2017/1.png"):
@@ -333,6 +371,28 @@ def test_parts_are_one_side_of_the_mask_and_say_so(record, tokenizer):
                 targets[part] += 1
     # Half of them are cut, of which those with too little on a side stay whole.
     assert 0.2 < targets[True] / targets.total() < 0.4
+
+
+def test_two_things_are_more_than_one_and_say_so(record, tokenizer):
+    blue = RunRegion.from_mask(np.pad(np.ones((8, 10), bool), ((0, 32), (50, 0))))
+    red = record.annotations[0].region
+    annotations = [*record.annotations[:2], Annotation("phrase", "box", "5", blue)]
+    two = dataclasses.replace(record, annotations=annotations)
+    encode = encoder(tokenizer, as_mask=0.5, as_box=0.0, as_points=0.0, as_more=0.5)
+    alone = {"red box": red.mask, "the red box": red.mask, "box": blue.mask}
+    targets = collections.Counter()
+    for index in range(200):
+        for segment in encode.draw(two, example_rng(0, index)).segments:
+            if segment.prompt in ("describe", "refer"):
+                more = segment.target.startswith("more than ")
+                shown = alone[segment.target.removeprefix("more than ")]
+                shown = red.mask | blue.mask if more else shown
+                np.testing.assert_array_equal(segment.region.mask, shown)
+                targets[more] += 1
+    assert targets[True] / targets.total() == pytest.approx(0.5, abs=0.06)
+    # Where there is no other thing, it is shown by itself.
+    segments = encode.draw(record, example_rng(0, 0)).segments
+    assert not any(segment.target.startswith("more than") for segment in segments)
 
 
 def test_parts_whose_text_does_not_fit_are_shown_whole(record, tokenizer):
