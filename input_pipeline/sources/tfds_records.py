@@ -51,6 +51,7 @@ from regionjax.config import nearest
 from regionjax.regions import Region, box_from_yxyx
 
 _COCO = ("ref_coco", "coco", "coco_captions", "lvis")
+_DESCRIPTION = ("dataset_info.json", "features.json")
 _ROLES = ("captions", "boxes", "masks", "labels", "expressions", "questions", "answers")
 
 
@@ -87,12 +88,14 @@ class TfdsRecords:
 
     def files(self, split):
         """The dataset's description; it counts the examples and bytes of every shard."""
+        found = [existing(self.annotations / name) for name in _DESCRIPTION]
         self._open(split)
-        return [self.annotations / name for name in ("dataset_info.json", "features.json")]
+        return found
 
     def items(self, split, tally):
         """Yields a TfdsItem an example."""
         del tally
+        self.files(split)
         name, roles, examples = self._open(split)
         for index in range(len(examples)):
             image_id, coco_id = index, None
@@ -161,8 +164,6 @@ def _opened(directory, split, given):
     from input_pipeline.sources import tfds_features
 
     directory = pathlib.Path(directory)
-    for name in ("dataset_info.json", "features.json"):
-        existing(directory / name)
     try:
         builder = tfds.builder_from_directory(directory)
     except Exception as error:  # whatever its parsers raise

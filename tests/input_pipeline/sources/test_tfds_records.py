@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
-from tensorflow_datasets.core.features import feature
 from tensorflow_datasets.datasets.ref_coco.ref_coco_dataset_builder import Builder as RefCoco
+from tfds_folder import build
 
 from input_pipeline import sources
 from input_pipeline.errors import DataError
@@ -39,32 +39,6 @@ def mask(x0, y0, x1, y1, mode="1", size=(WIDTH, HEIGHT)):
     image.paste(1, (x0, y0, x1, y1))
     image.save(file, "png")
     return file.getvalue()
-
-
-def build(name, root, features, examples, file_format="array_record", split="train"):
-    """Prepares a dataset of that name as its own builder would; returns the folder."""
-
-    def _info(self):
-        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
-
-    def _split_generators(self, manager):
-        return {split: self._generate_examples()}
-
-    def _generate_examples(self):
-        # Bytes of an image are taken for a path: TFDS wants them as an open file.
-        yield from enumerate(examples)
-
-    with tfds.core.registered.skip_registration(), pytest.MonkeyPatch.context() as patch:
-        # TFDS asks TensorFlow what int64 is called, in sequences of sequences only.
-        patch.setattr(feature.TensorInfo, "dtype", property(lambda self: self.np_dtype))
-        members = {"VERSION": tfds.core.Version("1.0.0"), "name": name}
-        members |= {f.__name__: f for f in (_info, _split_generators, _generate_examples)}
-        builder = type(name, (tfds.core.GeneratorBasedBuilder,), members)
-        builder = builder(data_dir=root, file_format=file_format)
-        builder.download_and_prepare(
-            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-        )
-    return builder.data_path
 
 
 def read(folder, split="train", **options):
