@@ -59,7 +59,7 @@ _OPEN_IMAGES_FOLDERS = {
     "test": "test",
 }
 # dataset_id, in any case of letters.
-_COCO = re.compile(r"mscoco_(train|val)(2014|2017)", re.I)
+_COCO = re.compile(r"mscoco_(train|val|test)(2014|2017)", re.I)
 _FLICKR30K = re.compile(r"flickr?30k\w*", re.I)
 _ADE20K = re.compile(r"ade20k\w*", re.I)
 _OPEN_IMAGES = re.compile(r"open_?images(?:\w*?_(train|validation|val|test))?\w*", re.I)

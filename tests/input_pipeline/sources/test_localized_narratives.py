@@ -46,6 +46,7 @@ def test_narratives(folder):
     [
         ("mscoco_val2017", "139", "val2017/000000000139.jpg"),
         ("mscoco_val2014", "139", "val2014/COCO_val2014_000000000139.jpg"),
+        ("mscoco_test2017", "7", "test2017/000000000007.jpg"),
         ("Flick30k", "1000092795", "flickr30k-images/1000092795.jpg"),
         ("Flickr30k", "36979", "flickr30k-images/36979.jpg"),
         (
