@@ -104,7 +104,7 @@ class Triplets:
             text, boxes, caption, extra = _checked(triplet, where, with_image=not item.tar)
             region = boxes_region(boxes, width, height, where, tally)
             if region is None:
-                tally["texts_without_box"] += 1
+                tally["texts_without_region"] += 1
             else:
                 annotations.append(Annotation("expression", text, identifier, region, extra))
             if caption and caption not in captions:

@@ -75,7 +75,7 @@ def test_lines(tmp_path):
         ],
         [("expression", "sand", "3", {}), ("caption", "a beach", "3", {})],
     ]
-    assert tally == {"boxes_clipped": 1, "boxes_without_area": 1, "texts_without_box": 1}
+    assert tally == {"boxes_clipped": 1, "boxes_without_area": 1, "texts_without_region": 1}
     kite, dogs, _ = records[0].annotations
     np.testing.assert_allclose(kite.region.box, [0.25, 0.25, 0.5, 0.75])
     assert np.argwhere(dogs.region.mask).tolist() == [[0, 0], [0, 1], [0, 3], [0, 4]]
