@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from regionjax.masks import decode_rle, decompress_counts, encode_rle
+from regionjax.masks import decode_rle, decompress_counts, encode_rle, polygon_runs
 from regionjax.regions import RegionError, box_from_pixels
 
 
@@ -54,16 +54,33 @@ class RunRegion:
             counts = decompress_counts(counts) if isinstance(counts, str | bytes) else counts
         except ValueError as error:
             raise RegionError(str(error)) from error
-        counts = np.array(list(counts) + [0] * (len(counts) % 2), np.int64)
+        counts = np.array(counts, np.int64)
         if counts.min(initial=0) < 0 or counts.sum() != height * width:
             raise RegionError(f"run lengths do not fill a mask of {height}x{width}")
-        if not counts[1::2].any():
+        return cls._from_counts(counts, height, width)
+
+    @classmethod
+    def from_polygons(cls, polygons, height, width):
+        """From COCO polygons, see masks.polygon_runs; EmptyMask if no pixel's centre is inside."""
+        return cls._from_counts(polygon_runs(polygons, height, width), height, width)
+
+    @classmethod
+    def _from_counts(cls, counts, height, width):
+        if counts.size % 2:
+            counts = np.append(counts, 0)
+        ends = counts.cumsum()[1::2]
+        lengths = counts[1::2]
+        on = lengths > 0  # COCO allows runs of length zero
+        if not on.any():
             raise EmptyMask(f"a mask of {height}x{width} has no pixel")
-        region = cls(counts.astype(np.uint32), height, width, None)
-        column, top, bottom = RunGroup([region]).pieces
-        edges = column[0], top.min(), column[-1] + 1, bottom.max()
-        region.bounds = tuple(int(edge) for edge in edges)
-        return region
+        starts, ends = (ends - lengths)[on], ends[on]
+        first, last = starts // height, (ends - 1) // height  # columns
+        if (first < last).any():  # down to the bottom, and on from the top
+            top, bottom = 0, height
+        else:
+            top, bottom = int((starts - first * height).min()), int((ends - first * height).max())
+        bounds = int(first[0]), top, int(last[-1]) + 1, bottom
+        return cls(counts.astype(np.uint32), height, width, bounds)
 
     @functools.cached_property
     def mask(self):

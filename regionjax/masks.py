@@ -11,7 +11,13 @@ import numpy as np
 
 
 def polygon_mask(polygons, height, width):
-    """The union of COCO polygons as a mask.
+    """The union of COCO polygons as a mask, bool [height, width]; see polygon_runs."""
+    counts = polygon_runs(polygons, height, width)
+    return decode_rle({"size": [height, width], "counts": counts})
+
+
+def polygon_runs(polygons, height, width):
+    """The union of COCO polygons as COCO run lengths, without making its pixels.
 
     A pixel belongs to a polygon when its centre lies inside (even-odd rule).
 
@@ -19,12 +25,12 @@ def polygon_mask(polygons, height, width):
       polygons: list of flat lists [x0, y0, x1, y1, …] in pixels; parts outside are cut off.
 
     Returns:
-      bool [height, width].
+      i64 [n], column-major, zeros first; the last run is not empty unless all are.
 
     Raises:
       ValueError: a polygon with an odd count of numbers, fewer than three corners, or a NaN.
     """
-    mask = np.zeros((height, width), bool)
+    edges = []
     for number, polygon in enumerate(polygons):
         corners = np.asarray(polygon, np.float64)
         if corners.ndim != 1 or corners.size % 2 or corners.size < 6:
@@ -33,26 +39,40 @@ def polygon_mask(polygons, height, width):
             )
         if not np.isfinite(corners).all():
             raise ValueError(f"polygon {number} holds a number that is not finite")
-        corners = corners.reshape(-1, 2)
-        low = np.clip(np.floor(corners.min(axis=0)), 0, (width, height)).astype(int)
-        high = np.clip(np.ceil(corners.max(axis=0)), 0, (width, height)).astype(int)
-        part = mask[low[1] : high[1], low[0] : high[0]]  # all that this polygon can touch
-        part |= _one_polygon(corners, low, high)
-    return mask
+        edges.append(_polygon_edges(corners.reshape(-1, 2), height, width))
+    if len(edges) == 1:
+        [at] = edges
+    else:  # at each place, how many polygons begin there and how many end
+        at = np.concatenate([np.empty(0, np.int64), *edges])
+        steps = (1 - 2 * (np.arange(one.size) % 2) for one in edges)
+        steps = np.concatenate([np.empty(0, np.int64), *steps])
+        order = at.argsort(kind="stable")
+        at, depth = at[order], steps[order].cumsum()
+        last = np.append(at[1:] != at[:-1], True)[: at.size]
+        at, covered = at[last], depth[last] > 0
+        at = at[covered != np.append(False, covered[:-1])[: at.size]]
+    ends = at if at.size and at[-1] == height * width else np.append(at, height * width)
+    return np.diff(ends, prepend=0)
 
 
-def _one_polygon(corners, low, high):
-    """The pixels of a polygon from corner `low` to corner `high` (xy); bool."""
-    (x0, y0), (x1, y1) = corners.T, np.roll(corners, -1, axis=0).T  # edges, last corner to first
-    centres = np.arange(low[1], high[1])[:, None] + 0.5
-    crosses = (y0 <= centres) != (y1 <= centres)  # [rows, edges]
-    rows, edges = np.nonzero(crosses)
-    slope = (x1 - x0)[edges] / (y1 - y0)[edges]
-    x = x0[edges] + (centres[rows, 0] - y0[edges]) * slope
-    columns = np.clip(np.ceil(x - 0.5), low[0], high[0]).astype(int)  # first centre at or after x
-    toggles = np.zeros((len(centres), high[0] - low[0] + 1), np.int32)
-    np.add.at(toggles, (rows, columns - low[0]), 1)
-    return (np.cumsum(toggles, axis=1)[:, :-1] % 2).astype(bool)
+def _polygon_edges(corners, height, width):
+    """Where, in column-major order, a polygon's pixels begin and end in turn; i64, ascending."""
+    x, y = corners.T
+    x1, y1 = np.append(x[1:], x[0]), np.append(y[1:], y[0])  # edges, the last corner to the first
+    centred = x - 0.5
+    first = np.clip(np.ceil(centred), 0, width).astype(np.int64)  # centre at or after each corner
+    first1 = np.append(first[1:], first[0])
+    start, columns = np.minimum(first, first1), np.abs(first1 - first)
+    edge = np.repeat(np.arange(x.size), columns)
+    column = np.arange(edge.size) - np.repeat(columns.cumsum() - columns - start, columns)
+    with np.errstate(divide="ignore", invalid="ignore"):  # upright edges cross no column
+        slope = (y1 - y) / (x1 - x)
+    down = y[edge] + (column - centred[edge]) * slope[edge]
+    row = np.clip(np.ceil(down - 0.5), 0, height).astype(np.int64)
+    at = np.sort(column * height + row)
+    new = np.append(True, at[1:] != at[:-1])[: at.size]
+    times = np.diff(np.append(np.flatnonzero(new), at.size))
+    return at[new][times % 2 == 1]  # what ends where the next begins goes on
 
 
 def encode_rle(mask, compressed=True):

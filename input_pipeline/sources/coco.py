@@ -24,7 +24,6 @@ from input_pipeline.runs import EmptyMask, RunRegion
 from input_pipeline.sources.annotation_files import existing, field
 from input_pipeline.sources.json_entries import Places, entries_of
 from input_pipeline.sources.source import Item
-from regionjax.masks import polygon_mask
 from regionjax.regions import Region, box_from_xywh, clip_box
 
 _ENTRY = {"images": "image", "annotations": "annotation", "categories": "category"}
@@ -212,7 +211,7 @@ def instance_region(entry, width, height, file_name, tally):
         outlines = [outline for outline in segmentation if len(outline) >= 6]
         tally["outlines_of_two_points"] += len(segmentation) - len(outlines)
         if outlines:
-            return RunRegion.from_mask(polygon_mask(outlines, height, width))
+            return RunRegion.from_polygons(outlines, height, width)
         tally["regions_by_box"] += 1
         box = clip_box(box_from_xywh(field(entry, "bbox", where, list), width, height))
         if ((box[2:] - box[:2]) * (width, height) >= 1).all():

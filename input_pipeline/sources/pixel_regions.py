@@ -4,7 +4,6 @@ import numpy as np
 
 from input_pipeline.errors import DataError
 from input_pipeline.runs import EmptyMask, RunRegion
-from regionjax.masks import polygon_mask
 from regionjax.regions import TOLERANCE, Region, box_from_pixels, clip_box
 
 
@@ -104,7 +103,7 @@ def mask_region(mask, width, height, where, tally):
         if isinstance(mask, list):
             if not mask or not all(isinstance(outline, list) for outline in mask):
                 raise ValueError("polygons are a list of lists [x0, y0, x1, y1, …]")
-            mask = polygon_mask(mask, height, width)
+            return RunRegion.from_polygons(mask, height, width)
         return RunRegion.from_mask(mask)
     except EmptyMask:
         tally["masks_without_pixel"] += 1

@@ -28,7 +28,6 @@ from input_pipeline.runs import EmptyMask, RunRegion
 from input_pipeline.sources.annotation_files import existing, field, read_json, read_json_lines
 from input_pipeline.sources.pixel_regions import box_region
 from input_pipeline.sources.source import Item
-from regionjax.masks import polygon_mask
 from regionjax.regions import box_to_pixels
 
 
@@ -137,7 +136,7 @@ def _object_region(box, outlines, width, height, where, tally):
         corners = [outline for outline in flat if outline.size >= 6]
         tally["outlines_of_two_points"] += len(flat) - len(corners)
         if corners:
-            return RunRegion.from_mask(polygon_mask(corners, height, width))
+            return RunRegion.from_polygons(corners, height, width)
     except EmptyMask:
         tally["masks_without_pixel"] += 1
     except (TypeError, ValueError) as error:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from input_pipeline.runs import EmptyMask, RunGroup, RunRegion
-from regionjax.masks import encode_rle
+from regionjax.masks import encode_rle, mask_bounds, polygon_mask
 from regionjax.regions import Region, RegionError
 
 sizes = st.tuples(st.integers(1, 20), st.integers(1, 20))
@@ -62,6 +62,18 @@ def test_from_rle(compressed):
     mask = np.random.default_rng(0).random((17, 23)) > 0.7
     run = RunRegion.from_rle(encode_rle(mask, compressed=compressed), 17, 23)
     np.testing.assert_array_equal(run.mask, mask)
+
+
+@given(st.lists(st.lists(st.integers(-3, 14), min_size=6, max_size=6), min_size=1, max_size=3))
+def test_from_polygons(polygons):
+    mask = polygon_mask(polygons, 11, 9)
+    if not mask.any():
+        with pytest.raises(EmptyMask):
+            RunRegion.from_polygons(polygons, 11, 9)
+        return
+    runs, expected = RunRegion.from_polygons(polygons, 11, 9), RunRegion.from_mask(mask)
+    assert runs.bounds == expected.bounds == mask_bounds(mask)
+    np.testing.assert_array_equal(runs.counts, expected.counts)
 
 
 @pytest.mark.parametrize(

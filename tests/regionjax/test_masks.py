@@ -73,6 +73,43 @@ def test_polygon_pixels_are_those_whose_centre_is_inside(corners):
     np.testing.assert_array_equal(mask, expected)
 
 
+corner_lists = st.lists(st.tuples(st.integers(-4, 12), st.integers(-4, 12)), min_size=3, max_size=7)
+
+
+def crossings(x, y, corners):
+    """How many edges a ray from (x, y) to the right meets."""
+    edges = zip(corners, corners[1:] + corners[:1], strict=True)
+    return sum(
+        (ay <= y) != (by <= y) and x < ax + (y - ay) * (bx - ax) / (by - ay)
+        for (ax, ay), (bx, by) in edges
+    )
+
+
+@settings(max_examples=60)
+@given(st.lists(corner_lists, min_size=0, max_size=3))
+def test_any_polygons_unite_pixel_by_pixel(polygons):
+    """Also those that cross themselves, lie outside, or have no area."""
+    polygons = [[(x + 0.013, y - 0.0271) for x, y in corners] for corners in polygons]
+    flat = [np.array(corners).ravel().tolist() for corners in polygons]
+    expected = [
+        [any(crossings(x + 0.5, y + 0.5, c) % 2 for c in polygons) for x in range(10)]
+        for y in range(9)
+    ]
+    counts = masks.polygon_runs(flat, 9, 10)
+    assert (counts[1:] > 0).all() and counts.sum() == 90
+    np.testing.assert_array_equal(masks.polygon_mask(flat, 9, 10), expected)
+
+
+def test_a_centre_on_an_edge_belongs_to_one_of_two_neighbours():
+    left, right = [0.5, 0.5, 2.5, 0.5, 2.5, 3.5, 0.5, 3.5], [2.5, 0.5, 4.5, 0.5, 4.5, 3.5, 2.5, 3.5]
+    both = [masks.polygon_mask([one], 5, 6) for one in (left, right)]
+    assert not (both[0] & both[1]).any()
+    np.testing.assert_array_equal(
+        both[0] | both[1], np.pad(np.ones((3, 4), bool), ((0, 2), (0, 2)))
+    )
+    np.testing.assert_array_equal(masks.polygon_mask([left, right], 5, 6), both[0] | both[1])
+
+
 def test_polygons_unite():
     square = [1, 1, 4, 1, 4, 4, 1, 4]
     mask = masks.polygon_mask([square, [2, 2, 6, 2, 6, 3, 2, 3]], 5, 7)
