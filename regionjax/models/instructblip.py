@@ -93,7 +93,7 @@ class InstructBlip(nn.Module):
         return hidden.reshape(*tokens.shape, -1), intermediates
 
     def prefill(self, image, instruction, prompt, room):
-        """Logits f32 [B, R, V] of the first token, and a t5.Cache for `room` tokens more."""
+        """Logits f32 [B, R, V] of the first token, and a t5_cache.Cache for `room` tokens more."""
         features, _ = self.vit(image)
         soft, _ = self.soft_prompts(features, instruction)
         return self.t5.prefill(*self.read(soft, prompt), room)

@@ -2,21 +2,22 @@
 
 RMSNorm before every part, no biases, scores that are not scaled by the head width. A learned number
 a head and bucket of distance, the same in all layers of a stack, is added to the scores. Inputs are
-tokens or their embeddings. The decoder runs over whole targets (training, scoring), or token by
-token with a cache, in which all continuations of an input share its keys and values.
+tokens or their embeddings. The decoder runs over whole targets (training, scoring), scanned over
+its layers, or token by token, layer after layer, with a cache in which all continuations of an
+input share its keys and values.
 """
 
 import dataclasses
 import math
+import operator
 
 import flax.linen as nn
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from regionjax.models import attention, layers
+from regionjax.models import attention, layers, t5_cache
 from regionjax.sharding import constrain
 
 
@@ -56,31 +57,6 @@ class T5Config:
                 f"buckets {self.buckets} must be even and at least 4, "
                 f"max_distance {self.max_distance} above half of it"
             )
-
-
-@flax.struct.dataclass
-class Cache:
-    """Keys and values of the tokens so far and of the encoded inputs.
-
-    own_k, own_v: [layers, B, R·W, C, N, H] with room for C tokens, of which `length` are filled;
-    cross_k, cross_v: [layers, B, R, S, N, H], shared by the W continuations of an input;
-    mask: bool [B, R, S] of the inputs, or None.
-    """
-
-    own_k: jax.Array
-    own_v: jax.Array
-    cross_k: jax.Array
-    cross_v: jax.Array
-    mask: jax.Array | None
-    length: jax.Array
-
-    def take(self, index):
-        """The continuations `index` i32 [B, R·W'], of which W' in a row are of the same input."""
-        own = index[None, :, :, None, None, None]
-        return self.replace(
-            own_k=jnp.take_along_axis(self.own_k, own, axis=2),
-            own_v=jnp.take_along_axis(self.own_v, own, axis=2),
-        )
 
 
 def buckets(distance, count, max_distance, both_ways):
@@ -137,6 +113,12 @@ class Block(nn.Module):
         query = self.dense(heads, variance=1 / c.head_width)
         return query, self.dense(heads), self.dense(heads), self.dense(c.width, inputs=2)
 
+    def qkv(self, x):
+        """Queries, keys and values of the self-attention, [B, T, N, H]."""
+        y = self.attention_norm(x)
+        q = layers.point(self.query(y), "query")
+        return q, layers.point(self.key(y), "key"), layers.point(self.value(y), "value")
+
     def attend(self, q, k, v, out, mask, bias=None):
         q, k, v = (constrain(t, "heads") for t in (q, k, v))
         y = attention.attend(q, k, v, mask, bias, scale=1.0)
@@ -160,48 +142,50 @@ class EncoderBlock(Block):
 
     def __call__(self, x, _, bias, mask):
         """[B, S, D] → the same, twice: as carry and as one of all layers' hidden states."""
-        y = self.attention_norm(x)
-        q = layers.point(self.query(y), "query")
-        k, v = layers.point(self.key(y), "key"), layers.point(self.value(y), "value")
-        x = constrain(x + self.attend(q, k, v, self.attention_out, mask, bias), "tokens")
+        x = constrain(x + self.attend(*self.qkv(x), self.attention_out, mask, bias), "tokens")
         x = self.mlp(x)
         return x, x
 
 
 class DecoderBlock(Block):
-    """One decoder layer; with `cache` it runs over one new token a sequence."""
+    """One decoder layer."""
 
     def setup(self):
         super().setup()
         self.cross_norm = self.norm()
         self.cross_query, self.cross_key, self.cross_value, self.cross_out = self.projections()
 
-    def __call__(self, x, cache, encoded, mask, bias, encoded_mask, at):
-        """[B·W, T, D] → (the same, (the same, this layer's keys and values)).
+    def __call__(self, x, _, encoded, mask, bias, encoded_mask):
+        """Whole targets [B·W, T, D] → (the same, (the same, this layer's keys and values)).
 
         Args:
-          cache: (own k, own v, cross k, cross v), into which the T = 1 new keys and values are
-            written at place `at`; None for whole targets, which attend to `encoded` [B, S, D].
-          mask: bool [T, C]; bias: f32 [N, T, C]; encoded_mask: bool [B, 1, S] or None.
+          encoded: [B, S, D]; encoded_mask: bool [B, 1, S] or None.
+          mask: bool [T, T]; bias: f32 [N, T, T].
         """
-        y = self.attention_norm(x)
-        q = layers.point(self.query(y), "query")
-        k, v = layers.point(self.key(y), "key"), layers.point(self.value(y), "value")
-        if cache is None:
-            cross_k = layers.point(self.cross_key(encoded), "key")
-            cross_v = layers.point(self.cross_value(encoded), "value")
-        else:
-            own_k, own_v, cross_k, cross_v = cache
-            k = jax.lax.dynamic_update_slice_in_dim(own_k, k, at, axis=1)
-            v = jax.lax.dynamic_update_slice_in_dim(own_v, v, at, axis=1)
-        x = constrain(x + self.attend(q, k, v, self.attention_out, mask, bias), "tokens")
+        q, *own = self.qkv(x)
+        cross_k = layers.point(self.cross_key(encoded), "key")
+        cross_v = layers.point(self.cross_value(encoded), "value")
+        x = self.finish(x, q, own, (cross_k, cross_v), mask, bias, encoded_mask)
+        return x, (x, (*own, cross_k, cross_v))
 
+    def step(self, x, layer, mask, bias, encoded_mask, at):
+        """One new token [B·R·W, 1, D] at place `at` → the same, and the grown LayerCache.
+
+        Args:
+          mask: bool [1, C]; bias: f32 [N, 1, C]; encoded_mask: bool [B·R, 1, S] or None.
+        """
+        q, k, v = self.qkv(x)
+        layer = layer.write(k, v, at)
+        return self.finish(x, q, *layer.read(), mask, bias, encoded_mask), layer
+
+    def finish(self, x, q, own, cross, mask, bias, encoded_mask):
+        """The rest of the layer, from queries, own and cross keys and values [..., N, H]."""
+        x = constrain(x + self.attend(q, *own, self.attention_out, mask, bias), "tokens")
         q = layers.point(self.cross_query(self.cross_norm(x)), "query")
         # The W continuations of an input ask its keys side by side: [B, W·T, N, H].
-        q = q.reshape(cross_k.shape[0], -1, *q.shape[2:])
-        y = self.attend(q, cross_k, cross_v, self.cross_out, encoded_mask)
-        x = self.mlp(constrain(x + y.reshape(x.shape), "tokens"))
-        return x, (x, (k, v, cross_k, cross_v))
+        q = q.reshape(cross[0].shape[0], -1, *q.shape[2:])
+        y = self.attend(q, *cross, self.cross_out, encoded_mask)
+        return self.mlp(constrain(x + y.reshape(x.shape), "tokens"))
 
 
 class Stack(nn.Module):
@@ -245,7 +229,7 @@ class Decoder(Stack):
     """Embeddings of targets → hidden states that predict the next token."""
 
     def setup(self):
-        self.begin(DecoderBlock, self.config.decoder_depth, broadcast=5)
+        self.begin(DecoderBlock, self.config.decoder_depth, broadcast=4)
 
     def __call__(self, x, encoded, mask):
         """Whole targets [B·W, T, D], W in a row of the same input, encoded [B, S, D].
@@ -259,25 +243,33 @@ class Decoder(Stack):
         causal = place[None] <= place[:, None]
         mask = None if mask is None else mask[:, None]
         x, (states, kept) = self.layers(
-            constrain(x, "tokens"), None, encoded, causal, self.bias(bucket), mask, 0
+            constrain(x, "tokens"), None, encoded, causal, self.bias(bucket), mask
         )
         return self.norm(x), states, kept
 
-    def step(self, x, kept, mask, length):
-        """One new token [B·W, 1, D] at place `length`; own k and v have room for C tokens.
+    def layer_params(self):
+        """Every layer's parameters, kernels in the compute dtype."""
+        params = self.layers.variables["params"]
+        # Norms compute in float32, whatever the dtype; their scales are the stacked vectors.
+        params = jax.tree.map(lambda t: t.astype(self.dtype) if t.ndim > 2 else t, params)
+        depth = self.config.decoder_depth
+        return [jax.tree.map(operator.itemgetter(i), params) for i in range(depth)]
 
-        Returns:
-          hidden [B·W, 1, D] and the new own k, own v [layers, B·W, C, N, H].
-        """
-        c, place = self.config, np.arange(kept[0].shape[2])
+    def step(self, x, cache):
+        """One new token [B, R·W, D] → hidden [B, R·W, D] and the grown cache."""
+        c, shape, place = self.config, x.shape, np.arange(cache.room)
         by_distance = buckets(-place, c.buckets, c.max_distance, both_ways=False)
-        bucket = jnp.asarray(by_distance)[jnp.maximum(length - place, 0)]
-        seen = (place <= length)[None]
-        mask = None if mask is None else mask[:, None]
-        x, (_, kept) = self.layers(
-            constrain(x, "tokens"), kept, None, seen, self.bias(bucket[None]), mask, length
-        )
-        return self.norm(x), kept[:2]
+        bucket = jnp.asarray(by_distance)[jnp.maximum(cache.length - place, 0)]
+        bias, seen = self.bias(bucket[None]), (place <= cache.length)[None]
+        mask = None if cache.mask is None else cache.mask[:, None]
+        block, grown = DecoderBlock(c, self.dtype, parent=None), []
+        x = constrain(x.reshape(-1, 1, c.width), "tokens")
+        for layer in cache.layers:
+            args = x, layer, seen, bias, mask, cache.length
+            x, layer = block.apply({"params": layer.params}, *args, method="step")
+            grown.append(layer)
+        cache = cache.replace(layers=tuple(grown), length=cache.length + 1)
+        return self.norm(x).reshape(shape), cache
 
 
 class T5(nn.Module):
@@ -354,34 +346,20 @@ class T5(nn.Module):
           room: how many tokens can follow.
 
         Returns:
-          logits f32 [B, R, V] of the first token, and a Cache.
+          logits f32 [B, R, V] of the first token, and a t5_cache.Cache.
         """
         batch, regions = inputs.shape[:2]
         flat = None if mask is None else mask.reshape(batch * regions, -1)
         encoded, _ = self.encode(inputs.reshape(batch * regions, *inputs.shape[2:]), flat)
         start = jnp.full((batch * regions, 1), self.config.start_id)
         hidden, _, kept = self.decode(start, encoded, flat)
-        own_k, own_v, cross_k, cross_v = (
-            t.reshape(t.shape[0], batch, regions, *t.shape[2:]) for t in kept
-        )
-        pad = [(0, 0)] * 3 + [(0, room)] + [(0, 0)] * 2
-        own_k, own_v = jnp.pad(own_k, pad), jnp.pad(own_v, pad)
-        cache = Cache(own_k, own_v, cross_k, cross_v, mask, jnp.asarray(1))
+        cache = t5_cache.start(kept, self.decoder.layer_params(), flat, room)
         return self.logits(hidden).reshape(batch, regions, -1), cache
 
     def advance(self, cache, tokens):
         """One more token: i32 [B, R·W] → logits f32 [B, R·W, V] and the grown cache."""
-        x = self.embed(tokens)
-
-        def flat(t):  # [layers, B, R, …] → [layers, B·R, …]
-            return t.reshape(t.shape[0], -1, *t.shape[3:])
-
-        kept = tuple(flat(t) for t in (cache.own_k, cache.own_v, cache.cross_k, cache.cross_v))
-        mask = None if cache.mask is None else cache.mask.reshape(-1, cache.mask.shape[-1])
-        x, own = self.decoder.step(x.reshape(-1, 1, x.shape[-1]), kept, mask, cache.length)
-        own_k, own_v = (t.reshape(cache.own_k.shape) for t in own)
-        logits = self.logits(self._scale(x)).reshape(*tokens.shape, -1)
-        return logits, cache.replace(own_k=own_k, own_v=own_v, length=cache.length + 1)
+        x, cache = self.decoder.step(self.embed(tokens), cache)
+        return self.logits(self._scale(x)), cache
 
 
 def _v1_1(width, depth, heads, mlp_width):
