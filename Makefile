@@ -11,7 +11,7 @@ PIP = $(VENV)/bin/pip install --quiet --disable-pip-version-check
 help:  ## what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1|/' | column -ts '|'
 
-quickstart: $(VENV)/installed  ## write the built-in world, train, evaluate, draw the report (about 10 minutes)
+quickstart: $(VENV)/installed  ## write the built-in world, train, evaluate, draw the report (about 9 minutes)
 	$(RUN) -m regionjax.main --config configs/quickstart.py --workdir runs/quickstart
 	@echo "The report is $(CURDIR)/runs/quickstart/report.html"
 
