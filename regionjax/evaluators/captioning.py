@@ -1,4 +1,4 @@
-"""Captioning: is the generated text the right one (exact match), and how near is it (CIDEr-D)?
+"""Captioning: is the generated text the right one, and how near is it (CIDEr-D, BLEU, ROUGE-L)?
 
 The same items can be shown in several ways. With `shown="nothing"` the model sees the whole image
 in place of the region: what it still gets right, it got without looking where the user points.
@@ -10,9 +10,11 @@ import numpy as np
 
 from regionjax.batch import Segment
 from regionjax.evaluators.bootstrap import estimate
-from regionjax.evaluators.cider import cider_d, words
+from regionjax.evaluators.cider import cider_d
 from regionjax.evaluators.items import Described
+from regionjax.evaluators.ngrams import ngram_scores
 from regionjax.evaluators.predictor import Query
+from regionjax.evaluators.words import words
 from regionjax.regions import WHOLE_IMAGE, Region
 
 POINTS = 10  # of a region shown as points, as many as RegionVLM takes
@@ -50,8 +52,8 @@ def show(region, shown, rng):
 def captioning(name, items, predictor, settings, shown="as_is"):
     """Scores generated texts.
 
-    Texts are compared as lower-case words without punctuation (`cider.words`); an answer is exact
-    if it equals one of its references.
+    Texts are compared as lower-case words without punctuation (`words`); an answer is exact if it
+    equals one of its references.
 
     Args:
       name: of the benchmark; prefix of its scores.
@@ -59,9 +61,10 @@ def captioning(name, items, predictor, settings, shown="as_is"):
       shown: how the regions are shown, see `show`.
 
     Returns:
-      ({name/exact_match, name/cider, name/majority, name/borrowed_cider, each with _low and _high},
-      list of Answer). `majority` is the exact match of giving everywhere the most frequent
-      reference, `borrowed_cider` the score of giving each item a reference of the next one.
+      ({name/exact_match, name/cider, name/bleu_1 … name/bleu_4, name/rouge_l, name/majority,
+      name/borrowed_cider, each with _low and _high}, list of Answer). `majority` is the exact match
+      of giving everywhere the most frequent reference; `borrowed_cider` (and `borrowed_bleu_4`,
+      `borrowed_rouge_l`) the score of giving each item a reference of the next one.
     """
     texts = predictor.generate(
         (
@@ -75,7 +78,7 @@ def captioning(name, items, predictor, settings, shown="as_is"):
     exact = [words_ in allowed for words_, allowed in zip(candidates, references, strict=True)]
     consensus = cider_d(candidates, references)
     majority = _majority(references)
-    shifted = references[1:] + references[:1]
+    borrowed = [texts[0] for texts in references[1:] + references[:1]]
 
     images = [item.record.image_id for item in items]
     scores = {}
@@ -83,9 +86,14 @@ def captioning(name, items, predictor, settings, shown="as_is"):
         "exact_match": exact,
         "cider": consensus,
         "majority": [majority in allowed for allowed in references],
-        "borrowed_cider": cider_d([texts[0] for texts in shifted], references),
+        "borrowed_cider": cider_d(borrowed, references),
     }.items():
         scores |= estimate(values, images, settings).scores(f"{name}/{score}")
+    scores |= ngram_scores(name, candidates, references, images, settings)
+    others = ngram_scores(f"{name}/borrowed", borrowed, references, images, settings)
+    for score in ("bleu_4", "rouge_l"):
+        for end in ("", "_low", "_high"):
+            scores[f"{name}/borrowed_{score}{end}"] = others[f"{name}/borrowed/{score}{end}"]
     answers = [
         Answer(item, _shown(item, index, shown, settings), text, correct, float(cider))
         for index, (item, text, correct, cider) in enumerate(

@@ -1,26 +1,18 @@
 """CIDEr-D, the consensus score of coco-caption (Vedantam et al., CVPR 2015).
 
 The numbers equal those of coco-caption's `Cider` on the same words (n-grams up to 4, sigma 6,
-document frequencies counted over the references of the evaluated items). The words are split by
-`words`, which on plain text agrees with the Penn Treebank tokenizer that coco-caption runs first.
+document frequencies counted over the references of the evaluated items). words.py splits texts into
+words as coco-caption does.
 """
 
 import collections
 import math
-import re
 
 import numpy as np
 
 ORDER = 4  # the longest n-gram
 SIGMA = 6.0  # of the length penalty, in words
 SCALE = 10.0  # a perfect answer of at least ORDER words scores this
-
-_WORD = re.compile(r"[^\W_]+(?:[-'’.][^\W_]+)*")
-
-
-def words(text):
-    """Lower-case words without punctuation: "A T-shirt, red." gives ["a", "t-shirt", "red"]."""
-    return _WORD.findall(text.lower())
 
 
 def cider_d(candidates, references):

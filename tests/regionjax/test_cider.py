@@ -11,7 +11,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from regionjax.evaluators.cider import cider_d, words
+from regionjax.evaluators.cider import cider_d
 
 GOLDEN = json.loads(
     (pathlib.Path(__file__).parents[1] / "golden" / "cider.json").read_text(encoding="utf-8")
@@ -51,16 +51,3 @@ def test_no_items():
 def test_errors(candidates, references, message):
     with pytest.raises(ValueError, match=message):
         cider_d(candidates, references)
-
-
-@pytest.mark.parametrize(
-    "text, expected",
-    [
-        ("A small T-shirt, red.", ["a", "small", "t-shirt", "red"]),
-        ("  it's   HERE!  ", ["it's", "here"]),
-        ("die Straße (rot) – 3.5 m", ["die", "straße", "rot", "3.5", "m"]),
-        ("…", []),
-    ],
-)
-def test_words(text, expected):
-    assert words(text) == expected
