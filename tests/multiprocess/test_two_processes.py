@@ -1,4 +1,7 @@
-"""Two processes with four devices each are one run: same losses, one checkpoint, one stop."""
+"""Two processes with four devices each are one run: same losses, one checkpoint, one stop.
+
+The run is on records, so that hosts share what there is to read, and it goes on with one process.
+"""
 
 import os
 import pathlib
@@ -11,9 +14,10 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).parents[2]
-sys.path.append(str(ROOT / "tests" / "regionjax"))
+sys.path += [str(ROOT / "tests" / "regionjax"), str(ROOT / "tests" / "input_pipeline")]
 
 import toy  # noqa: E402
+from data_folder import write_folder  # noqa: E402
 
 from regionjax import checkpoint, metrics  # noqa: E402
 
@@ -22,8 +26,8 @@ class Enough(Exception):
     pass
 
 
-def stop_at_step_six(first):
-    if first == 5 * 16:
+def stop_at_step_nine(first):
+    if first == 8 * 16:
         raise Enough
 
 
@@ -33,13 +37,14 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def test_two_processes_are_one_run(tmp_path):
+def test_two_processes_are_one_run_and_one_goes_on(tmp_path, monkeypatch):
     folder, port = tmp_path / "two", free_port()
+    root = write_folder(write_folder(tmp_path / "data", 12), 4, "val", 1001)
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
     worker = str(pathlib.Path(__file__).with_name("worker.py"))
     workers = [
         subprocess.Popen(
-            [sys.executable, worker, str(folder), str(port), str(rank)],
+            [sys.executable, worker, str(folder), str(root), str(port), str(rank)],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -57,9 +62,13 @@ def test_two_processes_are_one_run(tmp_path):
     steps = {int(re.search(r"stopped after (\d+)", text).group(1)) for text in said}
     assert steps == {checkpoint.latest_step(folder / "checkpoints")}
 
-    with pytest.raises(Enough):
-        toy.run(tmp_path / "one", before=stop_at_step_six, **toy.TOGETHER)
-    mine, theirs = (metrics.read(tmp_path / name)[:4] for name in ("two", "one"))
+    monkeypatch.setattr(toy, "VOCABULARY", 64)
+    for name in ("two", "one"):
+        with pytest.raises(Enough):
+            toy.run_on_records(tmp_path / name, root, before=stop_at_step_nine, **toy.TOGETHER)
+    mine, theirs = (metrics.read(tmp_path / name) for name in ("two", "one"))
+    assert [entry["step"] for entry in mine] == [1, 2, 3, 4, 5, 6, 7]
     for entry, expected in zip(mine, theirs, strict=True):
         for name in ("loss", "gradient_norm", "regions", "first_example", "last_example"):
             assert entry[name] == pytest.approx(expected[name], rel=1e-5), name
+        assert entry["data/slots_filled"] == pytest.approx(entry["regions"] / 48)

@@ -1,4 +1,4 @@
-"""One of two processes that train the toy together: worker.py WORKDIR PORT RANK
+"""One of two processes that train the toy together: worker.py WORKDIR ROOT PORT RANK
 
 The second one sends itself a SIGTERM at step 5, as a cluster that takes one machine away would.
 """
@@ -13,7 +13,7 @@ import toy
 from regionjax.signals import Stopped
 
 
-def main(folder, port, rank):
+def main(folder, root, port, rank):
     jax.config.update("jax_num_cpu_devices", 4)
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.distributed.initialize(f"localhost:{port}", num_processes=2, process_id=rank)
@@ -23,7 +23,8 @@ def main(folder, port, rank):
             os.kill(os.getpid(), signal.SIGTERM)
 
     try:
-        toy.run(folder, before=interrupt, **toy.TOGETHER)
+        toy.VOCABULARY = 64
+        toy.run_on_records(folder, root, before=interrupt, **toy.TOGETHER)
     except Stopped as stopped:
         print(f"stopped after {stopped.step}")
         return 128 + stopped.signal
@@ -33,4 +34,4 @@ def main(folder, port, rank):
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], int(sys.argv[3])))
+    sys.exit(main(*sys.argv[1:4], int(sys.argv[4])))

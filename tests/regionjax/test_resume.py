@@ -1,6 +1,7 @@
 """A run that is killed and goes on ends bit for bit like one that never stopped."""
 
 import os
+import pathlib
 import resource
 import shutil
 import signal
@@ -13,11 +14,16 @@ import jax
 import numpy as np
 import pytest
 import toy
+from ml_collections import ConfigDict
 from orbax.checkpoint import v1 as ocp
 
 from regionjax import checkpoint, metrics, signals, workdir
 from regionjax.config import ConfigError
 from regionjax.tables import flatten
+
+sys.path.append(str(pathlib.Path(__file__).parents[1] / "input_pipeline"))
+
+from data_folder import write_folder
 
 CLOCKS = ("seconds", "regions_per_second")  # what no two runs have in common
 
@@ -129,6 +135,41 @@ def test_goes_on_with_another_mesh(tmp_path, unbroken):
     assert history(folder)[:6] == history(unbroken)[:6]
     for mine, theirs in zip(history(folder)[6:], history(unbroken)[6:], strict=True):
         assert mine == pytest.approx(theirs, rel=1e-4)  # sums are added up in another order
+
+
+def test_mixture_changes_on_the_way(tmp_path, monkeypatch):
+    """Here the input is the real one; a run that stops and does not change is as if unbroken."""
+    monkeypatch.setattr(toy, "VOCABULARY", 64)
+    root = write_folder(write_folder(tmp_path / "data", 12), 4, "val", 1001)
+
+    class Enough(Exception):
+        pass
+
+    def stop(first):
+        if first == 4 * 16:
+            while not (tmp_path / "run/checkpoints/3").exists():
+                time.sleep(0.01)
+            raise Enough
+
+    with pytest.raises(Enough):
+        toy.run_on_records(tmp_path / "run", root, before=stop, **{"train.steps": 5})
+    shutil.copytree(tmp_path / "run", tmp_path / "changed")
+    toy.run_on_records(tmp_path / "run", root, **{"train.steps": 5})
+    toy.run_on_records(tmp_path / "unbroken", root, **{"train.steps": 5})
+    assert_same_run(tmp_path / "run", tmp_path / "unbroken")
+    assert "mixture changes" not in (tmp_path / "run/log.txt").read_text()
+
+    other = {"train.steps": 5, "data.mixture": ConfigDict({"coco": 3.0, "refer": 1.0})}
+    with pytest.raises(ConfigError, match=r"data\.crop: absent -> 0\.1\n[^\n]*workdir"):
+        toy.run_on_records(tmp_path / "changed", root, **other, **{"data.crop": 0.1})
+    toy.run_on_records(tmp_path / "changed", root, **other)
+    assert (
+        "the mixture changes from example 48 on, from coco 33.33%, localized_narratives 33.33%, "
+        "refer 33.33% to coco 75.00%, refer 25.00%; each component goes on where it is\n"
+    ) in (tmp_path / "changed/log.txt").read_text()
+    mine, theirs = (history(tmp_path / name) for name in ("changed", "unbroken"))
+    assert mine[:3] == theirs[:3]
+    assert [entry["loss"] for entry in mine[3:]] != [entry["loss"] for entry in theirs[3:]]
 
 
 def test_finished_run_is_left_alone(unbroken):

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from regionjax import checkpoint
 from regionjax.systems.system import System
+from regionjax.train import open_input as open_records
 from regionjax.train import train
 
 VOCABULARY, WIDTH = 16, 128
@@ -167,6 +168,48 @@ def run(workdir, before=None, force_new=False, **changes):
         build_system=build_system,
         open_input=lambda *a, **k: open_input(*a, **k, before=before),
         force_new=force_new,
+    )
+
+
+def run_on_records(workdir, root, before=None, **changes):
+    """Trains in this process on a folder of tests/input_pipeline/data_folder.py, as a user would.
+
+    The words of that folder need a VOCABULARY of 64.
+    """
+
+    class Watched:
+        def __init__(self, batches):
+            self.get_state, self.close = batches.get_state, batches.close
+            self.batches, self.next_example = batches, 0
+
+        def set_state(self, state):
+            self.batches.set_state(state)
+            self.next_example = state["examples"]
+
+        def __next__(self):
+            if before:
+                before(self.next_example)
+            self.next_example += made.train.batch_size
+            return next(self.batches)
+
+    made = config(**{name: changes[name] for name in changes if not name.startswith("data.")})
+    made.data = ConfigDict(
+        {
+            "root": str(root),
+            "mixture": {"coco": 1.0, "refer": 1.0, "localized_narratives": 1.0},
+            "location_bins": 8,
+            "on_long": "truncate",
+            "threads": 0,
+        }
+    )
+    for name in changes:
+        if name.startswith("data."):
+            made.data[name.removeprefix("data.")] = changes[name]
+    train(
+        made,
+        workdir,
+        build_system=build_system,
+        open_input=lambda *a, **k: Watched(open_records(*a, **k)),
     )
 
 
