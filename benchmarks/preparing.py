@@ -4,14 +4,16 @@
 
 DIR is a folder in COCO's layout, such as COCO's own, whose first photographs and annotations are
 written again and again until there are enough, at a JPEG quality that gives the 60 to 100 KB of the
-photographs in COCO. Memory is the peak of each process (Linux), at so many images and at four times
-as many. The index is one of small records in as many files as that many photographs would have.
+photographs in COCO. Seconds of CPU, of all processes, tell what a machine with nothing else to do
+would need. Memory is the peak of each process (Linux), at so many images and at four times as many.
+The index is one of small records in as many files as that many photographs would have.
 """
 
 import argparse
 import json
 import pathlib
 import random
+import resource
 import statistics
 import subprocess
 import sys
@@ -64,10 +66,10 @@ def write_data(photographs, folder, images):
 
 
 def run(folder, out, processes):
-    """(seconds, peak MiB of the command itself, peak MiB of its largest worker)."""
+    """(seconds, of CPU, peak MiB of the command itself, peak MiB of its largest worker)."""
     command = [sys.executable, "-m", "input_pipeline.prepare", "coco", "--split", "train"]
     places = ["--annotations", folder / "annotations", "--images", folder, "--out", out]
-    began = time.perf_counter()
+    began, used = time.perf_counter(), _cpu()
     command = [*command, *map(str, places), "--processes", str(processes)]
     child = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     peaks = {}
@@ -79,7 +81,13 @@ def run(folder, out, processes):
         raise RuntimeError(f"{' '.join(command)} ended with {child.returncode}")
     seconds = time.perf_counter() - began
     workers = [peak for process, peak in peaks.items() if process != child.pid]
-    return seconds, peaks[child.pid], max(workers, default=0)
+    return seconds, _cpu() - used, peaks[child.pid], max(workers, default=0)
+
+
+def _cpu():
+    """Seconds of CPU of all child processes that have ended, and theirs."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _children(process):
@@ -135,19 +143,21 @@ def main():
     parser.add_argument("--index", type=int, default=1_000_000, help="records")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        folder, before = pathlib.Path(folder), (0, 0)
+        folder, before = pathlib.Path(folder), (0, 0, 0)
         for images in (given.images, 4 * given.images):
             size = write_data(given.photographs, folder / f"data-{images}", images)
-            seconds, own, workers = run(
+            seconds, cpu, own, workers = run(
                 folder / f"data-{images}", folder / f"out-{images}", given.processes
             )
-            more = (images - before[0]) / (seconds - before[1])
+            more = images - before[0]
+            rate, each = more / (seconds - before[1]), (cpu - before[2]) / more * 1e3
             print(
                 f"{images} images of {size / 1e3:.0f} kB with {given.processes} processes: "
-                f"{seconds:.1f} s, {images / seconds:.0f} images/s (the last {images - before[0]}: "
-                f"{more:.0f}/s); peak memory {own:.0f} MiB, of a worker {workers:.0f} MiB"
+                f"{seconds:.1f} s, {images / seconds:.0f} images/s; {cpu:.1f} s of CPU. The last "
+                f"{more}: {rate:.0f}/s, {each:.2f} ms of CPU each. "
+                f"Peak memory {own:.0f} MiB, of a worker {workers:.0f} MiB"
             )
-            before = images, seconds
+            before = images, seconds, cpu
         write_index(folder / "index", given.index)
         opened, seeks = measure_index(folder / "index")
         print(

@@ -27,7 +27,7 @@ class DataConfig:
     # {name: weight}: parts in one of the folders in `prepared`, or else a source below `root`.
     # Weights are relative numbers of `mixture_by`; what has weight 0 is evaluated, not trained on.
     mixture: dict[str, float] = dataclasses.field(default_factory=dict)
-    prepared: tuple[str, ...] = ()  # folders that input_pipeline/prepare.py wrote
+    prepared: tuple[str, ...] = ()  # folders that input_pipeline/prepare.py wrote; or one, as text
     world: WorldConfig | None = None  # None: `root` holds data that somebody else wrote
     train_split: str = "train"
     eval_split: str = "val"
@@ -54,6 +54,8 @@ class DataConfig:
     threads: int = 2  # threads that make batches, in each process; 0: made when asked for
 
     def __post_init__(self):
+        if isinstance(self.prepared, str):
+            object.__setattr__(self, "prepared", (self.prepared,) if self.prepared else ())
         if not self.mixture:
             raise ValueError("mixture is empty; name at least one source, such as {'coco': 1.0}")
         for name, weight in self.mixture.items():

@@ -39,6 +39,7 @@ from input_pipeline.sources.annotation_files import existing
 from input_pipeline.sources.proposals import proposal_regions, read_proposals
 
 SHARD = 2048  # records in a file: a million records are 500 open files
+FEW = 256  # images for which other processes are not worth their start
 _NAMED = 20  # skipped images that dataset.json names
 # In place of data.prompts, which are the run's: what is asked is kept as the source wrote it.
 _ASKED = {task: "{text}" if "{text}" in told else "" for task, told in tasks.PROMPTS.items()}
@@ -282,8 +283,12 @@ class Workers:
             (chunk, folder / f"{plan.key}-{number:05d}.array_record")
             for number, chunk in enumerate(chunks)
         )
+        begin = list(itertools.islice(chunks, 1))
+        few = bool(begin) and len(begin[0][0]) < min(FEW, SHARD)  # and so it is the only one
+        chunks = itertools.chain(begin, chunks)
         with tqdm.tqdm(desc=plan.key, unit=" images", disable=not progress) as bar:
-            if self._processes == 1:
+            if self._processes == 1 or few:
+                bar.total = len(begin[0][0]) if few else None
                 for chunk, path in chunks:
                     yield _shard(plan, chunk, path, bar.update)
             else:

@@ -30,7 +30,7 @@ def polygon_runs(polygons, height, width):
     Raises:
       ValueError: a polygon with an odd count of numbers, fewer than three corners, or a NaN.
     """
-    edges = []
+    runs = []
     for number, polygon in enumerate(polygons):
         corners = np.asarray(polygon, np.float64)
         if corners.ndim != 1 or corners.size % 2 or corners.size < 6:
@@ -39,40 +39,58 @@ def polygon_runs(polygons, height, width):
             )
         if not np.isfinite(corners).all():
             raise ValueError(f"polygon {number} holds a number that is not finite")
-        edges.append(_polygon_edges(corners.reshape(-1, 2), height, width))
-    if len(edges) == 1:
-        [at] = edges
-    else:  # at each place, how many polygons begin there and how many end
-        at = np.concatenate([np.empty(0, np.int64), *edges])
-        steps = (1 - 2 * (np.arange(one.size) % 2) for one in edges)
-        steps = np.concatenate([np.empty(0, np.int64), *steps])
-        order = at.argsort(kind="stable")
-        at, depth = at[order], steps[order].cumsum()
-        last = np.append(at[1:] != at[:-1], True)[: at.size]
-        at, covered = at[last], depth[last] > 0
-        at = at[covered != np.append(False, covered[:-1])[: at.size]]
-    ends = at if at.size and at[-1] == height * width else np.append(at, height * width)
-    return np.diff(ends, prepend=0)
+        runs.append(_polygon_runs(corners, height, width))
+    starts, ends = runs[0] if len(runs) == 1 else _united(runs)
+    if not starts.size:
+        return np.array([height * width])
+    rest = height * width - ends[-1]
+    counts = np.empty(2 * starts.size + (rest > 0), np.int64)
+    counts[0] = starts[0]
+    counts[1 : 2 * starts.size : 2] = ends - starts
+    counts[2 : 2 * starts.size : 2] = starts[1:] - ends[:-1]
+    if rest:
+        counts[-1] = rest
+    return counts
 
 
-def _polygon_edges(corners, height, width):
-    """Where, in column-major order, a polygon's pixels begin and end in turn; i64, ascending."""
-    x, y = corners.T
-    x1, y1 = np.append(x[1:], x[0]), np.append(y[1:], y[0])  # edges, the last corner to the first
-    centred = x - 0.5
-    first = np.clip(np.ceil(centred), 0, width).astype(np.int64)  # centre at or after each corner
-    first1 = np.append(first[1:], first[0])
-    start, columns = np.minimum(first, first1), np.abs(first1 - first)
-    edge = np.repeat(np.arange(x.size), columns)
-    column = np.arange(edge.size) - np.repeat(columns.cumsum() - columns - start, columns)
-    with np.errstate(divide="ignore", invalid="ignore"):  # upright edges cross no column
-        slope = (y1 - y) / (x1 - x)
-    down = y[edge] + (column - centred[edge]) * slope[edge]
-    row = np.clip(np.ceil(down - 0.5), 0, height).astype(np.int64)
-    at = np.sort(column * height + row)
-    new = np.append(True, at[1:] != at[:-1])[: at.size]
-    times = np.diff(np.append(np.flatnonzero(new), at.size))
-    return at[new][times % 2 == 1]  # what ends where the next begins goes on
+def _polygon_runs(corners, height, width):
+    """Starts and ends of the runs of one polygon [x0, y0, x1, …], in column-major order."""
+    x, y = closed = np.empty((2, corners.size // 2 + 1))  # edges, also from the last corner on
+    closed[:, :-1] = corners.reshape(-1, 2).T
+    closed[:, -1] = closed[:, 0]
+    closed -= 0.5  # in pixels' centres
+    first = np.minimum(np.maximum(np.ceil(x), 0), width).astype(np.int64)  # column at or after
+    columns = np.abs(first[1:] - first[:-1])
+    edge = columns.nonzero()[0]
+    columns = columns[edge]
+    slope = (y[edge + 1] - y[edge]) / (x[edge + 1] - x[edge])
+    passed = columns.cumsum()
+    total = passed[-1] if passed.size else 0
+    column = np.minimum(first[edge], first[edge + 1]) - passed + columns
+    column = column.repeat(columns) + np.arange(total)
+    down = (column - x[edge].repeat(columns)) * slope.repeat(columns) + y[edge].repeat(columns)
+    row = np.minimum(np.maximum(np.ceil(down), 0), height).astype(np.int64)
+    crossings = column * height + row
+    crossings.sort()
+    return _joined(crossings[0::2], crossings[1::2])  # even-odd: inside from each to the next
+
+
+def _united(runs):
+    """The union of several polygons' runs, as starts and ends."""
+    starts = np.concatenate([np.empty(0, np.int64), *(starts for starts, _ in runs)])
+    ends = np.concatenate([np.empty(0, np.int64), *(ends for _, ends in runs)])
+    order = starts.argsort()
+    starts, ends = starts[order], np.maximum.accumulate(ends[order])
+    return _joined(starts, ends, np.less_equal)
+
+
+def _joined(starts, ends, touch=np.equal):
+    """Runs in order without empty ones; those that touch (or overlap) become one."""
+    some = starts < ends
+    starts, ends = starts[some], ends[some]
+    new = np.ones(starts.size + 1, bool)
+    np.logical_not(touch(starts[1:], ends[:-1]), out=new[1:-1])
+    return starts[new[:-1]], ends[new[1:]]
 
 
 def encode_rle(mask, compressed=True):

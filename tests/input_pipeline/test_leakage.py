@@ -1,12 +1,19 @@
 """Photographs that are left out, and warnings about those that are trained on and evaluated."""
 
+import dataclasses
+
 import pytest
+from data_folder import write_folder
 
 from input_pipeline import prepare
+from input_pipeline.data_config import DataConfig
 from input_pipeline.errors import DataError
 from input_pipeline.leakage import Exclusion, overlaps, photograph, read_exclusion
 from input_pipeline.parts import find_parts, open_records
 from input_pipeline.sources.source import Item
+from regionjax import journal
+from regionjax.batch import BatchSpec
+from regionjax.train import open_input
 
 
 @pytest.mark.parametrize(
@@ -126,3 +133,39 @@ def test_overlaps_are_named(out):
 def test_exclusion_digest():
     one, two = (Exclusion(frozenset(names)).facts for names in (["a", "b"], ["b", "c"]))
     assert one["excluded_images"] == two["excluded_images"] == 2 and one != two
+
+
+def test_training_warns(tmp_path, caplog):
+    """By the run's journal, once for each pair of parts."""
+    root = write_folder(write_folder(tmp_path / "data", 3), 2, "val", first_id=2)  # 1 2 3, 2 3
+    data = DataConfig(str(root), {"coco": 1.0, "localized_narratives": 0.0}, location_bins=16)
+    spec = BatchSpec(
+        image_size=16,
+        mask_size=4,
+        regions=2,
+        points=2,
+        prompt_length=6,
+        target_length=8,
+        text_length=12,
+    )
+    journal.log.addHandler(caplog.handler)
+    try:
+        for changes in ({}, {"eval_split": "train"}):  # the report tells of the latter by itself
+            batches = open_input(
+                dataclasses.replace(data, **changes),
+                spec,
+                tmp_path / f"run-{len(changes)}",
+                seed=0,
+                batch_size=2,
+                vocabulary=100,
+            )
+            batches.close()
+    finally:
+        journal.log.removeHandler(caplog.handler)
+    warnings = [
+        record.message.strip() for record in caplog.records if record.levelname == "WARNING"
+    ]
+    assert [message.split(";")[0] for message in warnings] == [
+        f"coco-train is trained on and has 2 photographs of COCO that {name}-val evaluates"
+        for name in ("coco", "localized_narratives")
+    ]

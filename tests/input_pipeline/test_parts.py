@@ -50,6 +50,8 @@ def test_a_run_reads_what_was_prepared(prepared, tmp_path):
     assert "narrate → Then comes blue" in {entry["example"] for entry in facts["lengths"]}
     again = dataclasses.replace(data, prepared=tuple(reversed(data.prepared)))
     assert prepare.ensure(again, None, tmp_path / "run", progress=False) == facts
+    alone = DataConfig(mixture={"coco": 1.0}, prepared=str(prepared / "one"))
+    assert alone.prepared == (str(prepared / "one"),)
 
 
 def test_prepared_and_root_together(prepared, own_folder, tmp_path):

@@ -46,6 +46,7 @@ def contents(directory):
 @pytest.fixture
 def small_shards(monkeypatch):
     monkeypatch.setattr(shards, "SHARD", 5)
+    monkeypatch.setattr(shards, "FEW", 5)
 
 
 def test_what_is_prepared(folder, tmp_path, small_shards):
@@ -197,10 +198,11 @@ def test_a_mixture_may_grow(own_folder, tmp_path):
     }
 
 
-def test_bad_images_stop_or_are_counted(own_folder, tmp_path):
+def test_bad_images_stop_or_are_counted(own_folder, tmp_path, monkeypatch):
     path = own_folder / "train2017/000000000002.jpg"
     path.write_bytes(path.read_bytes()[:500])
     data = config(own_folder, eval_split="train")
+    monkeypatch.setattr(shards, "FEW", 2)
     for processes in (1, 2):
         with pytest.raises(BadImage, match=r"train2017/000000000002.jpg \(500 bytes\)"):
             ensure(data, tmp_path / f"stop-{processes}", processes=processes)
