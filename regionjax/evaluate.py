@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import json
 
 import jax
 import numpy as np
@@ -18,8 +19,9 @@ from input_pipeline.images import decode_image
 from input_pipeline.parts import eval_parts
 from input_pipeline.tokens import Tokenizer, check_size
 from input_pipeline.transforms import encode_row, overflow
-from regionjax import checkpoint, report, scoreboard, sharding, workdir
+from regionjax import __version__, checkpoint, report, scoreboard, sharding, workdir
 from regionjax.config import build
+from regionjax.evaluators.answers import Answers
 from regionjax.evaluators.captioning import captioning
 from regionjax.evaluators.grounding import grounding
 from regionjax.evaluators.predictor import Predictor
@@ -91,16 +93,22 @@ def evaluate(config, folder, *, build_system=systems.build):
         log.info("evaluating step %d on split %s: %s", step, data.eval_split, kinds)
 
         # ---- answers -------------------------------------------------------------------------
+        digest = _digest(records)
+        asked_for = {"step": step, "split": data.eval_split, "prompts": data.prompts}
+        kept = Answers(folder / "answers" / _key(asked_for, asked, spec, digest), writes=chief)
+        if kept.begun:
+            log.info("going on with the answers that an evaluation left behind when it stopped")
         predictor = Predictor(
             system.predict,
             params,
             spec=spec,
-            encode=record_encoder(spec, tokenizer, asked.seed),
+            encode=record_encoder(tokenizer, asked.seed),
             decode=tokenizer.decode,
             eos_id=tokenizer.eos_id,
             batch_size=asked.batch_size,
             sharding=sharding.batch_sharding(mesh),
             seed=asked.seed,
+            answers=kept,
         )
         results = ask(questions, predictor, asked, tokenizer.location_bins)
 
@@ -114,7 +122,7 @@ def evaluate(config, folder, *, build_system=systems.build):
                 for made in tasks.TASKS.values()
                 for task in made
             },
-            sha256=_digest(records),
+            sha256=digest,
             settings=dataclasses.asdict(asked),
             predictor={name: dataclasses.asdict(used) for name, used in predictor.tallies.items()},
         )
@@ -137,6 +145,7 @@ def evaluate(config, folder, *, build_system=systems.build):
                 seed=asked.seed,
             )
             log.info("report: %s", page)
+        kept.clear()
         return results.scores
 
 
@@ -170,8 +179,12 @@ def ask(questions, predictor, settings, bins):
     if questions.expressions:
         found, choices = referring(questions.expressions, predictor, settings)
         scores |= found
-        found, places = grounding(questions.expressions, predictor, settings, bins)
-        scores |= found
+        if predictor.has("heatmap"):
+            found, places = grounding(questions.expressions, predictor, settings, bins)
+            scores |= found
+        else:
+            about["skipped"] = {"grounding, pointing by heatmap": "the system has no heatmap"}
+            log.info("pointing by heatmap and grounding: skipped, this system has no heatmap")
         about["items"]["expressions"] = len(questions.expressions)
     for row in scoreboard.HEADLINE:  # a key without items is there, and says so
         for key in (row.key, row.baseline):
@@ -190,17 +203,24 @@ def _fits(prompt, target, spec, tokenizer):
     return not overflow(len(tokenizer.encode(prompt)), answer, spec)
 
 
-def record_encoder(spec, tokenizer, seed):
-    """(record, segments) → a row; neighbouring rows of one image decode it once."""
+def record_encoder(tokenizer, seed):
+    """(record, segments, spec) → a row; neighbouring rows of one image decode it once."""
     latest = [None, None]  # record, its pixels
 
-    def encode(record, segments):
+    def encode(record, segments, spec):
         if record is not latest[0]:
             latest[:] = record, decode_image(record.image, spec.image_size, record.name)
         rng = np.random.default_rng(seed)
         return encode_row(latest[1], segments, spec, tokenizer, rng=rng, name=record.name)
 
     return encode
+
+
+def _key(facts, settings, spec, digest):
+    """A name for an evaluation: all that decides what is asked and what is answered."""
+    facts = {**facts, "settings": settings, "spec": spec, "data": digest, "version": __version__}
+    text = json.dumps(facts, sort_keys=True, default=dataclasses.asdict)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _digest(records):

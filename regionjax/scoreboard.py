@@ -65,6 +65,27 @@ HEADLINE = (
         "a random proposal",
     ),
     Row(
+        "ris/pr50",
+        "… at least half right",
+        f"IoU of the likeliest proposal at least {ENOUGH}",
+        "ris/chance_pr50",
+        "a random proposal",
+    ),
+    Row(
+        "rec/acc50",
+        "… as a box",
+        f"IoU of that proposal's box at least {ENOUGH}",
+        "rec/chance_acc50",
+        "a random proposal's box",
+    ),
+    Row(
+        "rec/pointing",
+        "… as a point",
+        "the proposal's pixel nearest to its centre, inside the true mask",
+        "rec/chance_pointing",
+        "a random proposal's",
+    ),
+    Row(
         "pointing/accuracy",
         "Pointing at an expression",
         "peak of the heatmap inside the true mask",

@@ -4,6 +4,35 @@ import dataclasses
 
 from regionjax.decode import GenerationConfig
 
+RULES = ("all", "sensible", "parity")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProposalConfig:
+    """Which proposals are chosen among; evaluators/proposals.py says what the rules do.
+
+    The numbers are those of RegionVLM on photographs with masks of Segment Anything. Things may be
+    smaller than `least_area` elsewhere: half of those in the built-in world are.
+
+    Raises:
+      ValueError: an unknown rule, a share outside 0…1 or `most` below 1.
+    """
+
+    rule: str = "all"  # "all", "sensible" or "parity"
+    least_area: float = 0.04  # share of the image
+    most_border: float = 0.7  # share of one side of the image
+    most: int = 20  # proposals an image
+    fallback_area: float = 0.01  # the least area where nothing else is left
+
+    def __post_init__(self):
+        if self.rule not in RULES:
+            raise ValueError(f"rule = {self.rule!r}; expected {' or '.join(map(repr, RULES))}")
+        for name in ("least_area", "most_border", "fallback_area"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} = {getattr(self, name)} must be a share, 0 to 1")
+        if self.most < 1:
+            raise ValueError(f"most = {self.most} must be at least 1")
+
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
@@ -18,11 +47,20 @@ class EvaluateConfig:
     max_images: int = 200  # of each source
     batch_size: int = 16  # images a device call, over the whole mesh
     generation: GenerationConfig = GenerationConfig()
+    proposals: ProposalConfig = ProposalConfig()
+    # How often an expression is scored against a proposal, each time with other points in it; the
+    # best score counts. For systems that read points; those that read masks need one.
+    point_samplings: int = 1
+    # Proposals (and samplings of them) that share one encoding of their image; 0: batch.regions.
+    # So many slots take the room of several images: a device call then has fewer images.
+    scored_together: int = 0
     bootstrap_samples: int = 1000
     seed: int = 0  # of the bootstrap, of sampled points and text, and of the gallery
     gallery: int = 12  # pictures a section of the report, drawn at random
 
     def __post_init__(self):
-        for name in ("max_images", "batch_size", "bootstrap_samples", "gallery"):
+        for name in ("max_images", "batch_size", "bootstrap_samples", "gallery", "point_samplings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.scored_together < 0:
+            raise ValueError(f"scored_together = {self.scored_together} must be at least 0")

@@ -101,7 +101,7 @@ def test_training_and_evaluation_see_the_same_pixels(record, tokenizer):
     for data in (file.getvalue(), record.image):
         one = dataclasses.replace(record, image=data)
         trained = encoder(tokenizer).map_with_index(5, one.encode())["image"]
-        evaluated = evaluate.record_encoder(SPEC, tokenizer, 0)(one, [])["image"]
+        evaluated = evaluate.record_encoder(tokenizer, 0)(one, [], SPEC)["image"]
         np.testing.assert_array_equal(trained, evaluated)
         np.testing.assert_array_equal(trained, decode_image(data, 16, ""))
 

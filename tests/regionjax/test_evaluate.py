@@ -1,5 +1,6 @@
 """The whole evaluation: from a folder with data and a checkpoint to a report."""
 
+import dataclasses
 import json
 
 import jax.numpy as jnp
@@ -175,6 +176,47 @@ def test_another_mesh_and_batch_size_give_the_same_scores(root, folder, scores):
     again = evaluate(config(root, **changes), folder, build_system=build_system)
     timeless = {key for key in scores if not key.startswith("time/")}
     assert {key: again[key] for key in timeless} == {key: scores[key] for key in timeless}
+
+
+def test_it_goes_on_after_a_stop_and_tidies_up(root, folder, scores, monkeypatch):
+    def stop(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(config(root), folder, build_system=build_system)
+    assert list((folder / "answers").glob("*/*-caption_nll.npy"))
+
+    def used():
+        return json.loads((folder / "report.json").read_text())["about"]["predictor"]
+
+    def scored(**changes):
+        found = evaluate(config(root, **changes), folder, build_system=build_system)
+        return {key: value for key, value in found.items() if not key.startswith("time/")}
+
+    other = scored(**{"evaluate.seed": 1})  # another evaluation; the first one's answers stay
+    assert all(tally["kept"] == 0 for tally in used().values())
+    assert len(list((folder / "answers").iterdir())) == 1
+    again = scored()
+    assert all(tally["kept"] == tally["queries"] > 0 for tally in used().values())
+    assert again == {key: scores[key] for key in again} != other
+    assert list((folder / "answers").iterdir()) == []
+
+
+def test_a_system_without_a_heatmap_points_by_its_scores(root, folder, scores):
+    def without_heatmap(config, spec):
+        system = build_system(config, spec)
+        predict = {name: f for name, f in system.predict.items() if name != "heatmap"}
+        return dataclasses.replace(system, predict=predict)
+
+    found = evaluate(config(root), folder, build_system=without_heatmap)
+    about = json.loads((folder / "report.json").read_text())["about"]
+    assert found["pointing/accuracy"] is None and found["grounding/acc50"] is None
+    assert "no heatmap" in str(about["skipped"])
+    # Proposals are the objects themselves, so a choice is all right or all wrong.
+    assert found["rec/pointing"] == found["rec/acc50"] == found["ris/miou"] == scores["ris/miou"]
+    assert found["rec/chance_acc50"] == pytest.approx(found["ris/chance_miou"])
 
 
 def test_no_checkpoint(root, tmp_path):

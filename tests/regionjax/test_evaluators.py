@@ -10,7 +10,7 @@ from regionjax.evaluators.captioning import captioning, show
 from regionjax.evaluators.grounding import grounding, parse_box, peak_of
 from regionjax.evaluators.items import Described, Referred, pixels
 from regionjax.evaluators.referring import referring
-from regionjax.evaluators.settings import EvaluateConfig
+from regionjax.evaluators.settings import EvaluateConfig, ProposalConfig
 from regionjax.regions import WHOLE_IMAGE, Region
 
 SETTINGS = EvaluateConfig(bootstrap_samples=200)
@@ -59,7 +59,7 @@ def test_any_reference_will_do_and_punctuation_is_ignored():
         Described(RECORDS[1], lambda: WHOLE_IMAGE, "", ("a b",)),
         Described(RECORDS[2], lambda: WHOLE_IMAGE, "", ("e",)),
     ]
-    predictor = Scripted(["C  D.", "b a", ""])
+    predictor = Scripted(["C  D!", "b a", ""])
     scores, answers = captioning("x", items, predictor, SETTINGS)
     assert [answer.correct for answer in answers] == [True, False, False]
     assert scores["x/exact_match"] == pytest.approx(1 / 3)
@@ -138,6 +138,73 @@ def test_scores_that_are_not_finite_never_win(three_choices):
     assert [choice.chosen for choice in choices] == [1, None, None]
     assert scores["ris/oiou"] == pytest.approx((1 + 0 + 0) / (3 + 4 + 3))
     assert scores["ris/not_finite"] == 4
+
+
+def test_shares_of_good_choices_boxes_and_points_by_hand():
+    truth = grid_mask(0, 1, 2, 3, 4, 5, 6, 7)  # the upper half
+    near = grid_mask(0, 1, 2, 3, 4, 5, 6)  # IoU 7/8; its box is the true one
+    row = grid_mask(0, 1, 2, 3)  # IoU 4/8, and so is that of its box
+    low = grid_mask(4, 8, 12)  # IoU 1/10; its centre is the pixel in the third row
+    record = toy.Record("1", 4, 4, b"", ())
+    items = [choice_of(record, truth, [near, row, low])] * 3
+    scores, _ = referring(items, scripted([0, 1, 2, 1, 0, 2, 2, 1, 0]), SETTINGS)
+    shares = [scores[f"ris/pr{level}"] for level in (50, 60, 70, 80, 90)]
+    np.testing.assert_allclose(shares, [2 / 3, 1 / 3, 1 / 3, 1 / 3, 0])
+    assert scores["ris/chance_pr50"] == pytest.approx(2 / 3)
+    assert scores["rec/acc50"] == pytest.approx(2 / 3)
+    assert scores["rec/pointing"] == pytest.approx(2 / 3)
+    assert scores["ris/images"] == 1
+
+
+def test_the_best_sampling_of_a_proposal_counts(three_choices):
+    """Two samplings each; the second proposal of the first image has the lowest of all."""
+    nan = float("nan")
+    settings = dataclasses.replace(SETTINGS, point_samplings=2)
+    predictor = scripted([3, 4, 9, 1, 2, 2, 5, nan, nan, 6])
+    scores, choices = referring(three_choices, predictor, settings)
+    assert [choice.chosen for choice in choices] == [1, 0, None]
+    assert scores["ris/not_finite"] == 2
+    regions = [query.segment.region for query in predictor.queries]
+    assert len(regions) == 10 and regions[0].rasterize(4) is regions[1].rasterize(4)
+    first, second = (region.sample_points(50, None) for region in regions[:2])
+    assert (first != second).any()
+    for points in (first, second):  # in the proposal: the first two pixels of four times four
+        assert (points < (0.5, 0.25)).all() and (points >= 0).all()
+
+
+def test_points_depend_on_seed_image_proposal_and_repeat_alone(three_choices):
+    def points(items, seed=0):
+        predictor = scripted([0] * 40)
+        settings = dataclasses.replace(SETTINGS, point_samplings=2, seed=seed)
+        referring(items, predictor, settings)
+        return [query.segment.region.sample_points(3, None) for query in predictor.queries]
+
+    once = points(three_choices)
+    np.testing.assert_array_equal(once, points(three_choices))
+    np.testing.assert_array_equal(points(three_choices[1:]), once[6:])
+    twice = points([three_choices[0], three_choices[0]])  # another expression, the same points
+    np.testing.assert_array_equal(twice[:6], once[:6])
+    np.testing.assert_array_equal(twice[6:], once[:6])
+    assert len(np.unique(np.array(once), axis=0)) == 10
+    assert (np.array(points(three_choices, seed=1)) != np.array(once)).any(axis=(1, 2)).all()
+
+
+def test_proposals_are_left_out_by_rule_and_images_counted():
+    whole, dot, pair = np.ones((4, 4), bool), grid_mask(5), grid_mask(5, 6)
+    records = [toy.Record(str(n), 4, 4, b"", ()) for n in range(3)]
+    items = [
+        choice_of(records[0], dot, [whole, dot, pair]),  # the largest first: pair, dot
+        choice_of(records[0], pair, [whole, dot, pair]),
+        choice_of(records[1], dot, [whole]),  # nothing else is left
+        choice_of(records[2], dot, []),
+    ]
+    settings = dataclasses.replace(SETTINGS, proposals=ProposalConfig("sensible"))
+    scores, choices = referring(items, scripted([2, 1, 1, 2, 0]), settings)
+    assert [choice.chosen for choice in choices] == [1, 2, 0, None]
+    assert scores["ris/miou"] == pytest.approx((1 + 1 + 1 / 16) / 4)
+    assert scores["ris/best_miou"] == scores["ris/miou"]
+    names = ("images", "images_on_fallback", "images_without_proposals")
+    assert [scores[f"ris/{name}"] for name in names] == [3, 1, 1]
 
 
 def test_an_oracle_chooses_right():

@@ -30,9 +30,9 @@ class Image:
     value: int
 
 
-def encode(image, segments):
+def encode(image, segments, spec):
     """A row whose image is one number and whose prompts are lengths of texts."""
-    row = {name: field[0] for name, field in SPEC.zeros(1).items()}
+    row = {name: field[0] for name, field in spec.zeros(1).items()}
     row["image"][:] = image.value
     for slot, segment in enumerate(segments):
         row["region_box"][slot] = segment.region.bounding_box()
@@ -67,7 +67,7 @@ def heatmap(params, batch):
     return jnp.broadcast_to(shown(batch)[..., None, None], (*shown(batch).shape, 2, 5))
 
 
-def predictor(devices=8, batch_size=8, functions=None):
+def predictor(devices=8, batch_size=8, functions=None, answers=None):
     mesh = jax.make_mesh(
         (devices // 2 or 1, 2 if devices > 1 else 1, 1),
         ("data", "fsdp", "tensor"),
@@ -83,6 +83,7 @@ def predictor(devices=8, batch_size=8, functions=None):
         eos_id=7,
         batch_size=batch_size,
         sharding=NamedSharding(mesh, PartitionSpec(("data", "fsdp"))),
+        answers=answers,
     )
 
 
@@ -140,6 +141,23 @@ def test_heatmaps_keep_their_shape_and_may_be_asked_lazily():
     found = predictor().heatmap(query for query in asked)
     assert found.shape == (8, 2, 5)
     np.testing.assert_array_equal(found[:, 1, 4], expected)
+
+
+@pytest.mark.parametrize(("slots", "shape"), [(6, (8, 6)), (1, (16, 1)), (100, (4, 100))])
+def test_an_image_can_share_more_of_its_questions(slots, shape):
+    """As many slots a batch as ever (16 rows of 3), in whole shares of the four devices."""
+    traced = []
+
+    def noting(params, batch):
+        traced.append(batch["prompt"].shape[:2])
+        return caption_nll(params, batch)
+
+    asked, expected = queries([1, 7, 13, 2, 5])
+    model = predictor(4, 16, {"caption_nll": noting})
+    np.testing.assert_array_equal(model.caption_nll(asked, slots), 2 * expected)
+    assert traced == [shape]
+    rows = sum(-(-count // slots) for count in (1, 7, 13, 2, 5))
+    assert model.tallies["caption_nll"].rows == rows
 
 
 def test_no_questions():

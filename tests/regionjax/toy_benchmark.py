@@ -107,6 +107,9 @@ class Oracle:
         self.wrong = wrong
         self.rng = np.random.default_rng(seed)
 
+    def has(self, name):
+        return hasattr(self, name)
+
     def _object(self, query, name):
         """(name, mask) of the object of that name, or of another one when it errs."""
         objects = dict(query.record.objects)
@@ -128,7 +131,7 @@ class Oracle:
         name = query.record.name_of(query.segment.region)
         return self._object(query, name)[0] if name else query.record.objects[0][0]
 
-    def caption_nll(self, queries):
+    def caption_nll(self, queries, slots=None):
         return np.array(
             [
                 0.1
