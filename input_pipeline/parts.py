@@ -109,7 +109,7 @@ def write_json(path, content):
 
 
 def differences(before, now):
-    """In words, how two results of shards.inputs (or texts.settings) differ; "" if they do not."""
+    """In words, how two results of Plan.inputs, or of settings, differ; "" if they do not."""
     before, now = _flat(before), _flat(now)
     return "; ".join(
         f"{key}: {before.get(key)!r} → {now.get(key)!r}"

@@ -31,7 +31,8 @@ from input_pipeline.errors import DataError
 from input_pipeline.images import BadImage
 from input_pipeline.leakage import read_exclusion
 from input_pipeline.parts import eval_parts, find_parts, train_parts
-from input_pipeline.shards import Plan, Workers, make_record, options_of, prepare_part
+from input_pipeline.plan import Plan, make_record, options_of
+from input_pipeline.shards import Workers, prepare_part
 from input_pipeline.sources.proposals import proposals_file
 from input_pipeline.texts import check_lengths, ensure_texts
 from regionjax.config import nearest
@@ -152,6 +153,8 @@ def _end(parser, work):
         work()
     except ValueError as error:  # a DataError, a WorldError or a setting that cannot be
         parser.exit(1, f"{error}\n")
+    except KeyboardInterrupt:
+        parser.exit(130, "stopped; the same command goes on from here\n")
 
 
 def _run(given, names, world):

@@ -8,15 +8,16 @@ stay in the JSON file beside each shard, and only counts are kept.
 import collections
 import concurrent.futures
 import dataclasses
-import hashlib
 import importlib.metadata
 import itertools
 import json
 import multiprocessing
-import pathlib
+import os
 import pickle
 import platform
 import re
+import signal
+import threading
 
 import tqdm
 
@@ -24,107 +25,22 @@ import regionjax
 from input_pipeline import tasks
 from input_pipeline.errors import DataError
 from input_pipeline.images import BadImage
-from input_pipeline.leakage import Exclusion, photograph
+from input_pipeline.leakage import photograph
 from input_pipeline.parts import (
-    FORMAT,
     add_part,
     differences,
-    part_key,
     photographs_file,
     read_facts,
     write_json,
 )
+from input_pipeline.plan import make_record
 from input_pipeline.records import write_shard
-from input_pipeline.sources.annotation_files import existing
-from input_pipeline.sources.proposals import proposal_regions, read_proposals
 
 SHARD = 2048  # records in a file: a million records are 500 open files
 FEW = 256  # images for which other processes are not worth their start
 _NAMED = 20  # skipped images that dataset.json names
 # In place of data.prompts, which are the run's: what is asked is kept as the source wrote it.
 _ASKED = {task: "{text}" if "{text}" in told else "" for task, told in tasks.PROMPTS.items()}
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """A part that is to be prepared.
-
-    Attributes:
-      name, split: what the part is called, and what its source calls the split.
-      source: the source, with its options.
-      proposals: a file of segmentation proposals (sources/proposals.py), or None.
-      excluded: the photographs that are left out, or None.
-      on_bad: what becomes of images that cannot be read: "stop" or "skip" (and count).
-    """
-
-    name: str
-    split: str
-    source: object
-    proposals: pathlib.Path | None = None
-    excluded: Exclusion | None = None
-    on_bad: str = "stop"
-
-    @property
-    def key(self):
-        """NAME-SPLIT."""
-        return part_key(self.name, self.split)
-
-    def inputs(self):
-        """Everything that decides what the part holds, files by their content."""
-        annotations = self.source.annotations
-        files = {}
-        for path in self.source.files(self.split):
-            inside = path != annotations and path.is_relative_to(annotations)
-            files[str(path.relative_to(annotations) if inside else path.name)] = digest(path)
-        if self.proposals:
-            files[f"proposals {self.proposals.name}"] = digest(self.proposals)
-        excluded = self.excluded.facts if self.excluded else {}
-        return {
-            "format": FORMAT,
-            "source": self.source.name,
-            "options": options_of(self.source),
-            "files": files,
-            **excluded,
-        }
-
-    def items(self, tally):
-        """Yields (item, its entries among the proposals); counts what is left out."""
-        proposals = read_proposals(self.proposals) if self.proposals else {}
-        for item in self.source.items(self.split, tally):
-            if self.excluded and self.excluded.covers(item):
-                tally["excluded_images"] += 1
-            else:
-                yield item, proposals.get(item.image_id, [])
-
-
-def options_of(source):
-    """{option: value} of a source: its fields besides the places and its name."""
-    fields = (field.name for field in dataclasses.fields(source))
-    return {
-        name: getattr(source, name)
-        for name in fields
-        if name not in ("annotations", "images", "name")
-    }
-
-
-def digest(path):
-    """The beginning of the sha256 of a file."""
-    with existing(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def make_record(plan, item, proposals, tally):
-    """The Record of one of plan.items, with its proposals; None if nothing is left of it.
-
-    Raises:
-      BadImage: an image that cannot be read.
-      DataError: annotations that cannot be.
-    """
-    record = plan.source.record(item, tally)
-    if record is None or not proposals:
-        return record
-    regions = proposal_regions(proposals, record.width, record.height, record.file_name)
-    return dataclasses.replace(record, proposals=regions)
 
 
 # ---- a part -------------------------------------------------------------------------------------
@@ -324,14 +240,25 @@ class Workers:
             spawn = multiprocessing.get_context("spawn")  # JAX's threads do not survive a fork
             self._done = spawn.Value("Q")  # images
             self._pool = concurrent.futures.ProcessPoolExecutor(
-                self._processes, spawn, initializer=_count_in, initargs=(self._done,)
+                self._processes, spawn, initializer=_begin_worker, initargs=(self._done,)
             )
 
 
-def _count_in(value):
-    """In a worker: images that are done are counted here."""
+def _begin_worker(done):
+    """In a worker: where images that are done are counted; it ends when the command ends.
+
+    However that ends: a worker that outlives a killed command would write into files that the next
+    command writes.
+    """
     global _done
-    _done = value
+    _done = done
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches all; one says so
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _add_done(count):

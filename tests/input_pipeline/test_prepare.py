@@ -4,7 +4,9 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import pathlib
 import signal
+import time
 
 import pytest
 from data_folder import write_folder
@@ -151,6 +153,42 @@ def test_goes_on_after_a_kill(folder, tmp_path, small_shards):
 
 
 _ENDS = ("array_record", "json")
+
+
+def _in_two_processes(data, directory):
+    shards.SHARD = shards.FEW = 2
+    ensure(data, directory, processes=2)
+
+
+def test_workers_end_with_a_killed_command(folder, tmp_path, monkeypatch):
+    child = multiprocessing.get_context("spawn").Process(
+        target=_in_two_processes, args=(config(folder), tmp_path / "killed")
+    )
+    child.start()
+    while child.is_alive() and not list(tmp_path.glob("killed/records/*-00000.json")):
+        time.sleep(0.01)
+    children = pathlib.Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+    child.kill()
+    child.join()
+    began = time.monotonic()
+    while any(map(_runs, children)) and time.monotonic() - began < 20:
+        time.sleep(0.05)
+    assert len(children) >= 2 and not any(map(_runs, children))
+    monkeypatch.setattr(shards, "SHARD", 2)
+    ensure(config(folder), tmp_path / "killed")
+    ensure(config(folder), tmp_path / "whole")
+    one, two = contents(tmp_path / "killed"), contents(tmp_path / "whole")
+    assert {name: data for name, (data, _) in one.items()} == {
+        name: data for name, (data, _) in two.items()
+    }
+
+
+def _runs(process):
+    """Whether a process is there and is not only waiting to be noticed as ended."""
+    try:
+        return pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 def test_half_prepared_from_other_inputs_starts_anew(folder, own_folder, tmp_path, small_shards):

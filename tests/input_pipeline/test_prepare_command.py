@@ -8,7 +8,7 @@ import pytest
 
 from input_pipeline import prepare
 from input_pipeline.parts import find_parts, open_records
-from input_pipeline.shards import options_of
+from input_pipeline.plan import options_of
 from input_pipeline.sources import SOURCES
 
 

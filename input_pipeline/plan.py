@@ -1,0 +1,92 @@
+"""A plan: what one part is to be made of, and everything that decides what it will hold."""
+
+import dataclasses
+import hashlib
+import pathlib
+
+from input_pipeline.leakage import Exclusion
+from input_pipeline.parts import FORMAT, part_key
+from input_pipeline.sources.annotation_files import existing
+from input_pipeline.sources.proposals import proposal_regions, read_proposals
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A part that is to be prepared.
+
+    Attributes:
+      name, split: what the part is called, and what its source calls the split.
+      source: the source, with its options.
+      proposals: a file of segmentation proposals (sources/proposals.py), or None.
+      excluded: the photographs that are left out, or None.
+      on_bad: what becomes of images that cannot be read: "stop" or "skip" (and count).
+    """
+
+    name: str
+    split: str
+    source: object
+    proposals: pathlib.Path | None = None
+    excluded: Exclusion | None = None
+    on_bad: str = "stop"
+
+    @property
+    def key(self):
+        """NAME-SPLIT."""
+        return part_key(self.name, self.split)
+
+    def inputs(self):
+        """Everything that decides what the part holds, files by their content."""
+        annotations = self.source.annotations
+        files = {}
+        for path in self.source.files(self.split):
+            inside = path != annotations and path.is_relative_to(annotations)
+            files[str(path.relative_to(annotations) if inside else path.name)] = digest(path)
+        if self.proposals:
+            files[f"proposals {self.proposals.name}"] = digest(self.proposals)
+        excluded = self.excluded.facts if self.excluded else {}
+        return {
+            "format": FORMAT,
+            "source": self.source.name,
+            "options": options_of(self.source),
+            "files": files,
+            **excluded,
+        }
+
+    def items(self, tally):
+        """Yields (item, its entries among the proposals); counts what is left out."""
+        proposals = read_proposals(self.proposals) if self.proposals else {}
+        for item in self.source.items(self.split, tally):
+            if self.excluded and self.excluded.covers(item):
+                tally["excluded_images"] += 1
+            else:
+                yield item, proposals.get(item.image_id, [])
+
+
+def options_of(source):
+    """{option: value} of a source: its fields besides the places and its name."""
+    fields = (field.name for field in dataclasses.fields(source))
+    return {
+        name: getattr(source, name)
+        for name in fields
+        if name not in ("annotations", "images", "name")
+    }
+
+
+def digest(path):
+    """The beginning of the sha256 of a file."""
+    with existing(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def make_record(plan, item, proposals, tally):
+    """The Record of one of plan.items, with its proposals; None if nothing is left of it.
+
+    Raises:
+      BadImage: an image that cannot be read.
+      DataError: annotations that cannot be.
+    """
+    record = plan.source.record(item, tally)
+    if record is None or not proposals:
+        return record
+    regions = proposal_regions(proposals, record.width, record.height, record.file_name)
+    return dataclasses.replace(record, proposals=regions)
