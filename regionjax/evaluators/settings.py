@@ -5,6 +5,7 @@ import dataclasses
 from regionjax.decode import GenerationConfig
 
 RULES = ("all", "sensible", "parity")
+METHODS = ("likelihood", "digit")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +36,33 @@ class ProposalConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class RobustnessConfig:
+    """How scribbles are made worse; evaluators/robustness.py says how. All empty: not at all.
+
+    Captions, narrations and segmentation are evaluated once more for every number here. A number
+    of 0 (for `points`: many) is where a curve begins: points alone, as they are.
+
+    Raises:
+      ValueError: a number that cannot be.
+    """
+
+    outside: tuple[float, ...] = ()  # shares of the points
+    jitter: tuple[float, ...] = ()  # by the square root of the region's area
+    shuffled: tuple[float, ...] = ()  # shares of the points
+    points: tuple[int, ...] = ()
+    count: int = 10  # points a region where it is not said; more than batch.points are thinned out
+
+    def __post_init__(self):
+        for name, most in (("outside", 1), ("jitter", float("inf")), ("shuffled", 1)):
+            for value in getattr(self, name):
+                if not 0 <= value <= most:
+                    raise ValueError(f"{name} = {getattr(self, name)}: {value} is not in 0…{most}")
+        for value in (*self.points, self.count):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{value!r} is not a number of points; 1 is the least")
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
     """How much is evaluated, how text is generated and how sure the scores are.
 
@@ -47,6 +75,11 @@ class EvaluateConfig:
     max_images: int = 200  # of each source
     batch_size: int = 16  # images a device call, over the whole mesh
     generation: GenerationConfig = GenerationConfig()
+    # How answers of a word or two are generated, such as those to VQA's questions; None: as all
+    # text. BLIP-2 and RegionVLM: 5 beams, 10 tokens, length_penalty -1.
+    short_answers: GenerationConfig | None = None
+    # How a text is chosen among several (evaluators/choices.py): "likelihood", "digit", or both.
+    choices_by: tuple[str, ...] = ("likelihood",)
     proposals: ProposalConfig = ProposalConfig()
     # How often an expression is scored against a proposal, each time with other points in it; the
     # best score counts. For systems that read points; those that read masks need one.
@@ -54,6 +87,7 @@ class EvaluateConfig:
     # Proposals (and samplings of them) that share one encoding of their image; 0: batch.regions.
     # So many slots take the room of several images: a device call then has fewer images.
     scored_together: int = 0
+    robustness: RobustnessConfig = RobustnessConfig()
     bootstrap_samples: int = 1000
     seed: int = 0  # of the bootstrap, of sampled points and text, and of the gallery
     gallery: int = 12  # pictures a section of the report, drawn at random
@@ -64,3 +98,8 @@ class EvaluateConfig:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
         if self.scored_together < 0:
             raise ValueError(f"scored_together = {self.scored_together} must be at least 0")
+        for method in self.choices_by:
+            if method not in METHODS:
+                raise ValueError(
+                    f"choices_by = {self.choices_by}: expected {' or '.join(map(repr, METHODS))}"
+                )
