@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import toy_benchmark as toy
 
+from regionjax import page_robustness
 from regionjax.evaluators.items import Described
 from regionjax.evaluators.robustness import curves, robustness, scribbled
 from regionjax.evaluators.settings import EvaluateConfig, RobustnessConfig
@@ -112,6 +113,11 @@ def test_scores_fall_and_are_named():
         [scores[f"{at[value]}/ris/miou"] for value in at],
     )
     assert {kind for kind, _ in lines} == {"outside", "points"}
+
+    page = page_robustness.section(scores)
+    assert page.count('<figure class="chart">') == 4  # two ways, each with CIDEr-D apart
+    assert "share of the points outside the region" in page and "ris/miou" in page
+    assert page_robustness.section({"ris/miou": 0.5}) == ""
 
 
 def test_nothing_is_asked_by_default():
