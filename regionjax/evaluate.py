@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 
 import jax
@@ -23,11 +24,15 @@ from regionjax import __version__, checkpoint, report, scoreboard, sharding, wor
 from regionjax.config import build
 from regionjax.evaluators.answers import Answers
 from regionjax.evaluators.captioning import captioning
+from regionjax.evaluators.choices import choosing
 from regionjax.evaluators.grounding import grounding
+from regionjax.evaluators.looking import called, ways
 from regionjax.evaluators.predictor import Predictor
 from regionjax.evaluators.questions import make_questions
 from regionjax.evaluators.referring import referring
+from regionjax.evaluators.robustness import robustness
 from regionjax.evaluators.settings import EvaluateConfig
+from regionjax.evaluators.vqa import answering
 from regionjax.journal import log, to_file
 from regionjax.mesh import make_mesh
 from regionjax.metrics import Tally
@@ -89,8 +94,7 @@ def evaluate(config, folder, *, build_system=systems.build):
             functools.partial(tasks.prompt, prompts=data.prompts),
             lambda *texts: _fits(*texts, spec, tokenizer),
         )
-        kinds = {name: len(items) for name, items in vars(questions).items()}
-        log.info("evaluating step %d on split %s: %s", step, data.eval_split, kinds)
+        log.info("evaluating step %d on split %s: %s", step, data.eval_split, questions.counts())
 
         # ---- answers -------------------------------------------------------------------------
         digest = _digest(records)
@@ -186,10 +190,26 @@ def ask(questions, predictor, settings, bins):
             about["skipped"] = {"grounding, pointing by heatmap": "the system has no heatmap"}
             log.info("pointing by heatmap and grounding: skipped, this system has no heatmap")
         about["items"]["expressions"] = len(questions.expressions)
+    replies, picks = {}, {}
+    for source, items in questions.questions.items():
+        about["items"][source] = len(items)
+        for way in ways(items):
+            name = called(source, way)
+            found, replies[name] = answering(name, items, predictor, settings, way)
+            scores |= found
+    for source, items in questions.choices.items():
+        about["items"][source] = about["items"].get(source, 0) + len(items)
+        for method, way in itertools.product(settings.choices_by, ways(items)):
+            name = called(source if method == "likelihood" else f"{source}_{method}", way)
+            found, picks[name] = choosing(name, items, predictor, settings, way, method)
+            scores |= found
+    texts = {"region_caption": questions.regions, "narration": questions.narrations}
+    scores |= robustness(texts, questions.expressions, predictor, settings)
+    about["left_out"] = questions.left_out
     for row in scoreboard.HEADLINE:  # a key without items is there, and says so
         for key in (row.key, row.baseline):
             scores |= {key + end: scores.get(key + end) for end in ("", "_low", "_high")}
-    return report.Results(scores, about, answers, choices, places)
+    return report.Results(scores, about, answers, choices, places, replies, picks)
 
 
 def _drawn(records, settings):
@@ -228,7 +248,10 @@ def _digest(records):
     digest = hashlib.sha256()
     for source, found in records.items():
         for record in found:
-            texts = [f"{a.kind}\t{a.text}" for a in record.annotations]
+            texts = [
+                f"{a.kind}\t{a.text}" + (f"\t{json.dumps(a.extra)}" if a.extra else "")
+                for a in record.annotations
+            ]
             digest.update("\n".join([source, record.image_id, *texts, ""]).encode())
             digest.update(record.image)
     return digest.hexdigest()

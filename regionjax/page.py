@@ -10,10 +10,18 @@ import pathlib
 
 import numpy as np
 
-from regionjax import charts, pictures
+from regionjax import charts, page_questions, page_robustness, pictures
+from regionjax.cards import card_of, drawn_on, gallery_of, key_of, mark_of
 from regionjax.evaluators.grounding import ENOUGH
-from regionjax.scoreboard import HEADLINE
+from regionjax.scoreboard import rows_of
 
+TEXTS = {  # benchmark: what it is called in the table of n-grams
+    "region_caption": "name of a region",
+    "no_region": "… region input removed",
+    "narration": "narration along a trace",
+    "narration_no_region": "… region input removed",
+    "image_caption": "caption of the image",
+}
 CURVES = ("learning_rate", "gradient_norm", "regions_per_second")  # drawn beside the losses
 
 
@@ -35,6 +43,9 @@ def render(results, series, *, title, gallery, seed):
         _locating(results.places, album, rng, gallery),
         _narrating(results.answers.get("narration", []), album, rng, gallery),
         _describing(results.answers.get("image_caption", []), album, rng, gallery),
+        *page_questions.sections(results, album, rng, gallery),
+        _ngrams(results.scores),
+        page_robustness.section(results.scores),
         _everything(results),
     ]
     style = pathlib.Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
@@ -72,7 +83,7 @@ def _header(results, title):
 
 
 def _headline(results):
-    rows = "".join(_headline_row(row, results.scores) for row in HEADLINE)
+    rows = "".join(_headline_row(row, results.scores) for row in rows_of(results.scores))
     return (
         '<section><div class="panel"><table class="headline"><thead><tr><th>task</th><th>score'
         "</th><th>with its 95% interval; the red mark is the baseline</th><th>baseline</th></tr>"
@@ -80,12 +91,14 @@ def _headline(results):
         '<details><summary>How this is measured</summary><p class="lead">'
         "Intervals are 2.5–97.5% of a bootstrap that draws whole images. Exact match compares "
         "lower-case words without punctuation. CIDEr-D is that of coco-caption (perfect: 10 for "
-        "texts of four words or more). “Region input removed” puts the same questions while the "
-        "region is the whole image. Segmentation chooses the proposal under which the expression "
-        "is likeliest, a tie counts as the average of the tied; chance takes any proposal. "
-        "Pointing is decided by the highest pixel of the heatmap, brought to the size of the image "
-        "bicubically; the centre of the generated box is scored as a second way to point. Text "
-        "that is not a box scores 0.</p></details></section>"
+        "texts of four words or more), and so are BLEU and ROUGE-L. “Region input removed” puts "
+        "the same questions while the region is the whole image; “without the image”, over an even "
+        "grey. Segmentation chooses the proposal under which the expression is likeliest, a tie "
+        "counts as the average of the tied; chance takes any proposal. Pointing is decided by the "
+        "highest pixel of the heatmap, brought to the size of the image bicubically; the centre of "
+        "the generated box is scored as a second way to point. Text that is not a box scores 0. "
+        "Answers to questions are scored as VQA’s evaluation program does it, by exact match where "
+        "there is one right answer.</p></details></section>"
     )
 
 
@@ -138,12 +151,12 @@ def _naming(answers, album, rng, gallery):
         for name, way in ways.items():
             if way and (not way[index].correct or name == "without the region"):
                 said = _text(way[index])
-                words += f'<p class="other {_mark(way[index].correct)}">{name}: {said}</p>'
-        return _card([_shown(answer, album)], words)
+                words += f'<p class="other {mark_of(way[index].correct)}">{name}: {said}</p>'
+        return card_of([_shown(answer, album)], words)
 
-    return _gallery(
+    return gallery_of(
         "Naming what is pointed at",
-        f"The model sees the image and the region {_key('shown', 'outlined')}. The other lines "
+        f"The model sees the image and the region {key_of('shown', 'outlined')}. The other lines "
         "give its answer without the region, and, where it is wrong, to the same region shown in "
         "another way.",
         [answer.correct for answer in named],
@@ -161,17 +174,17 @@ def _segmenting(choices, album, rng, gallery):
         if choice.chosen is not None:
             chosen = item.proposals()[choice.chosen]
             layers.append(pictures.region_layer(chosen, "answer"))
-        drawn = _picture(item.record, layers, album, f"segmentation of {item.expression}")
+        drawn = drawn_on(item.record, layers, album, f"segmentation of {item.expression}")
         words = (
-            f'<p class="said {_mark(choice.iou >= ENOUGH)}">{html.escape(item.expression)}</p>'
+            f'<p class="said {mark_of(choice.iou >= ENOUGH)}">{html.escape(item.expression)}</p>'
             f'<p class="other">IoU {choice.iou:.2f}</p>'
         )
-        return _card([drawn], words)
+        return card_of([drawn], words)
 
-    return _gallery(
+    return gallery_of(
         "Segmenting what is described",
-        f"The proposal the model finds likeliest {_key('answer', 'chosen')} beside the right mask "
-        f"{_key('truth', 'truth')}; ✓ from IoU {ENOUGH}.",
+        f"The proposal the model finds likeliest {key_of('answer', 'chosen')} beside the right "
+        f"mask {key_of('truth', 'truth')}; ✓ from IoU {ENOUGH}.",
         [choice.iou >= ENOUGH for choice in choices],
         card,
         rng,
@@ -190,22 +203,22 @@ def _locating(places, album, rng, gallery):
         if place.box is not None:
             boxes.append(pictures.box_layer(place.box, "answer"))
         drawn = [
-            _picture(item.record, heat, album, f"heatmap of {item.expression}"),
-            _picture(item.record, boxes, album, f"box of {item.expression}"),
+            drawn_on(item.record, heat, album, f"heatmap of {item.expression}"),
+            drawn_on(item.record, boxes, album, f"box of {item.expression}"),
         ]
         box = f"box, IoU {place.iou:.2f}" if place.box is not None else "no box in the answer"
         words = (
             f'<p class="said">{html.escape(item.expression)}</p>'
-            f'<p class="other"><span class="{_mark(place.hit)}">peak</span> &nbsp; '
-            f'<span class="{_mark(place.iou >= ENOUGH)}">{box}</span></p>'
+            f'<p class="other"><span class="{mark_of(place.hit)}">peak</span> &nbsp; '
+            f'<span class="{mark_of(place.iou >= ENOUGH)}">{box}</span></p>'
         )
-        return _card(drawn, words)
+        return card_of(drawn, words)
 
-    return _gallery(
+    return gallery_of(
         "Pointing and boxing",
-        f"Left the heatmap for the text with its peak {_key('answer', 'cross')} and the true mask "
-        f"{_key('truth', 'thick')}; right the generated box {_key('answer', 'thin')} and the true "
-        f"one {_key('truth', 'thick')}.",
+        f"Left the heatmap for the text with its peak {key_of('answer', 'cross')} and the true "
+        f"mask {key_of('truth', 'thick')}; right the generated box {key_of('answer', 'thin')} and "
+        f"the true one {key_of('truth', 'thick')}.",
         [place.hit and place.iou >= ENOUGH for place in places],
         card,
         rng,
@@ -215,12 +228,12 @@ def _locating(places, album, rng, gallery):
 
 
 def _narrating(answers, album, rng, gallery):
-    return _gallery(
+    return gallery_of(
         "Narrating along a trace",
-        f"A sentence for the mouse trace {_key('shown', 'drawn')}; its large dot is where it "
+        f"A sentence for the mouse trace {key_of('shown', 'drawn')}; its large dot is where it "
         "begins.",
         [answer.correct for answer in answers],
-        lambda index: _card([_shown(answers[index], album)], _told(answers[index])),
+        lambda index: card_of([_shown(answers[index], album)], _told(answers[index])),
         rng,
         max(1, gallery // 2),
         mistakes=False,
@@ -230,9 +243,9 @@ def _narrating(answers, album, rng, gallery):
 def _describing(answers, album, rng, gallery):
     def card(index):
         answer = answers[index]
-        return _card([_picture(answer.item.record, [], album, answer.text)], _told(answer))
+        return card_of([drawn_on(answer.item.record, [], album, answer.text)], _told(answer))
 
-    return _gallery(
+    return gallery_of(
         "Describing the whole image",
         "The empty prompt on the whole image.",
         [answer.correct for answer in answers],
@@ -240,6 +253,36 @@ def _describing(answers, album, rng, gallery):
         rng,
         max(1, gallery // 2),
         mistakes=False,
+    )
+
+
+def _ngrams(scores):
+    """A table of what n-grams say of each kind of text; nothing where there are no texts."""
+    columns = {
+        "BLEU-1": "bleu_1",
+        "BLEU-2": "bleu_2",
+        "BLEU-3": "bleu_3",
+        "BLEU-4": "bleu_4",
+        "ROUGE-L": "rouge_l",
+        "CIDEr-D": "cider",
+    }
+    rows = ""
+    for key, name in TEXTS.items():
+        if scores.get(f"{key}/bleu_4") is None:
+            continue
+        cells = ""
+        for column in columns.values():
+            low, value, high = (scores[f"{key}/{column}{end}"] for end in ("_low", "", "_high"))
+            cells += f'<td class="number" title="{low:.3f} – {high:.3f}">{value:.3f}</td>'
+        rows += f"<tr><td>{name}</td>{cells}</tr>"
+    if not rows:
+        return ""
+    head = "".join(f"<th>{column}</th>" for column in columns)
+    return (
+        '<section><h2>Texts by their words</h2><p class="lead">BLEU, ROUGE-L and CIDEr-D as '
+        "coco-caption computes them; CIDEr-D goes to 10, the others to 1. Pointing at a number "
+        'shows its interval.</p><div class="panel"><table><thead><tr><th>text</th>'
+        f"{head}</tr></thead><tbody>{rows}</tbody></table></div></section>"
     )
 
 
@@ -267,43 +310,15 @@ def _everything(results):
 # ---- parts of the page --------------------------------------------------------------------------
 
 
-def _gallery(title, lead, right, card, rng, count, *, mistakes=True, wide=False):
-    """A section of `count` cards drawn at random, then some of the mistakes that were not drawn.
-
-    Args:
-      right: list of bool, one an answer.
-      card: index of an answer → HTML.
-    """
-    if not right:
-        return ""
-    order = rng.permutation(len(right))
-    drawn, rest = order[:count], order[count:]
-    style = "gallery wide" if wide else "gallery"
-    section = f'<h3>drawn at random</h3><div class="{style}">{"".join(map(card, drawn))}</div>'
-    wrong = [index for index in rest if not right[index]][: max(1, count // 2)]
-    if mistakes and wrong:
-        section += f'<h3>some mistakes</h3><div class="{style}">{"".join(map(card, wrong))}</div>'
-    return f'<section><h2>{title}</h2><p class="lead">{lead}</p>{section}</section>'
-
-
-def _card(drawn, words):
-    pair = drawn[0] if len(drawn) == 1 else f'<div class="pair">{"".join(drawn)}</div>'
-    return f'<article class="card">{pair}<div class="words">{words}</div></article>'
-
-
-def _picture(record, layers, album, label):
-    return pictures.picture(album.add(record.image_id, record.image), layers, label)
-
-
 def _shown(answer, album):
     """The picture of an answer: its image and the region that the model was shown."""
     layers = [pictures.region_layer(answer.region, "shown")]
-    return _picture(answer.item.record, layers, album, f"region answered with: {answer.text}")
+    return drawn_on(answer.item.record, layers, album, f"region answered with: {answer.text}")
 
 
 def _said(answer):
     """A name, marked right or wrong; if wrong, the truth under it."""
-    words = f'<p class="said {_mark(answer.correct)}">{_text(answer)}</p>'
+    words = f'<p class="said {mark_of(answer.correct)}">{_text(answer)}</p>'
     if not answer.correct:
         words += f'<p class="other">truth: {html.escape(answer.item.references[0])}</p>'
     return words
@@ -320,14 +335,6 @@ def _told(answer):
 
 def _text(answer):
     return html.escape(answer.text) or "(nothing)"
-
-
-def _mark(right):
-    return "right" if right else "wrong"
-
-
-def _key(style, name):
-    return f'<span class="key-of">(<span class="mark {style}"></span>{name})</span>'
 
 
 def _count(value):

@@ -6,6 +6,7 @@ import os
 import pathlib
 
 from regionjax import metrics, page
+from regionjax.evaluators.vqa import predictions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Results:
         "no_region", are about the same items in the same order.
       choices: list of referring.Choice.
       places: list of grounding.Place.
+      replies: {benchmark: list of vqa.Reply}; of each source also as `looking.called` says.
+      picks: {benchmark: list of choices.Pick}, in the same way.
     """
 
     scores: dict
@@ -26,10 +29,15 @@ class Results:
     answers: dict
     choices: list
     places: list
+    replies: dict = dataclasses.field(default_factory=dict)
+    picks: dict = dataclasses.field(default_factory=dict)
 
 
 def write(workdir, results, *, title, gallery, seed):
     """Writes report.json and report.html into `workdir`; returns the path of the page.
+
+    Answers to questions become predictions/BENCHMARK.json beside them, as the benchmarks' servers
+    take them.
 
     Args:
       results: Results.
@@ -40,6 +48,10 @@ def write(workdir, results, *, title, gallery, seed):
     workdir = pathlib.Path(workdir)
     numbers = {**results.scores, "about": results.about}
     _replace(workdir / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+    for name, replies in results.replies.items():
+        (workdir / "predictions").mkdir(exist_ok=True)
+        text = json.dumps(predictions(name, replies), ensure_ascii=False) + "\n"
+        _replace(workdir / "predictions" / f"{name}.json", text)
     curves = series(metrics.read(workdir))
     text = page.render(results, curves, title=title, gallery=gallery, seed=seed)
     _replace(workdir / "report.html", text)

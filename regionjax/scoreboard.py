@@ -125,10 +125,68 @@ HEADLINE = (
 )
 
 
+def _vqa_row(key, name, note, source="vqav2"):
+    return Row(
+        f"{source}/{key}", name, note, f"{source}_no_image/{key}", "the same, without the image"
+    )
+
+
+# Shown where there are such items.
+MORE = (
+    Row(
+        "image_caption/bleu_4",
+        "Describing the whole image",
+        "BLEU-4",
+        "image_caption/borrowed_bleu_4",
+        "another image's caption",
+    ),
+    Row(
+        "image_caption/rouge_l",
+        "Describing the whole image",
+        "ROUGE-L",
+        "image_caption/borrowed_rouge_l",
+        "another image's caption",
+    ),
+    _vqa_row("accuracy", "Answering questions", "VQAv2, VQA accuracy"),
+    _vqa_row("yes_no", "… by yes or no", "VQA accuracy"),
+    _vqa_row("number", "… by a number", "VQA accuracy"),
+    _vqa_row("other", "… by other words", "VQA accuracy"),
+    _vqa_row("accuracy", "Answering by outside knowledge", "OK-VQA, VQA accuracy", "okvqa"),
+    _vqa_row("accuracy", "Answering by steps", "GQA, exact match", "gqa"),
+    Row(
+        "vcr/q_a",
+        "Choosing an answer",
+        "VCR Q→A, the likeliest of four",
+        "vcr_no_region/q_a",
+        "region input removed",
+    ),
+    Row(
+        "vcr/qa_r",
+        "… the reason for the right one",
+        "VCR QA→R",
+        "vcr_no_region/qa_r",
+        "region input removed",
+    ),
+    Row("vcr/q_ar", "… both", "VCR Q→AR", "vcr_no_region/q_ar", "region input removed"),
+    Row(
+        "vcr_no_image/q_a",
+        "… an answer, without the image",
+        "VCR Q→A from the text alone",
+        "vcr/chance_q_a",
+        "a random answer",
+    ),
+)
+
+
+def rows_of(scores):
+    """The Rows to be shown: all of HEADLINE, and those of MORE that there are scores of."""
+    return (*HEADLINE, *(row for row in MORE if scores.get(row.key) is not None))
+
+
 def summary(scores):
     """The headline table as plain text, a line a score, with intervals and baselines."""
     lines = []
-    for row in HEADLINE:
+    for row in rows_of(scores):
         if scores.get(row.key) is None:
             lines.append(f"{row.key:<34} -  (no such items)")
             continue

@@ -62,3 +62,57 @@ def pixels(region, height, width):
     across = (np.arange(width) + 0.5) / width
     down = (np.arange(height) + 0.5) / height
     return np.outer((down >= y0) & (down < y1), (across >= x0) & (across < x1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """A question that is answered in words.
+
+    Attributes:
+      record: as above.
+      region: () → Region, what the question is about; WHOLE_IMAGE itself where it names none.
+      prompt: the question as it is put to the model.
+      question: its text.
+      question_id: the data set's own, as text.
+      answer: what the annotators agreed on; None where the split says nothing.
+      answers: of all annotators; empty where there is only `answer`.
+      answer_type: such as "yes/no"; "" where the data set has no types.
+    """
+
+    record: Any
+    region: Callable[[], Region]
+    prompt: str
+    question: str
+    question_id: str
+    answer: str | None
+    answers: tuple[str, ...] = ()
+    answer_type: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class MultipleChoice:
+    """A question with answers to choose from, and reasons for the right one to choose from.
+
+    Attributes:
+      record, region: as of Asked.
+      question: its text.
+      prompt: the question as it is put to the model.
+      choices: the answers.
+      answer: index of the right one.
+      why_prompt: the question why, after the right answer.
+      rationales: the reasons; empty where there are none.
+      rationale: index of the right one; None where there is none.
+      numbered: (prompt for a number of `choices`, the same for `rationales` or ""); None where
+        these do not fit into a batch.
+    """
+
+    record: Any
+    region: Callable[[], Region]
+    question: str
+    prompt: str
+    choices: tuple[str, ...]
+    answer: int
+    why_prompt: str = ""
+    rationales: tuple[str, ...] = ()
+    rationale: int | None = None
+    numbered: tuple[str, str] | None = None

@@ -1,10 +1,12 @@
 """From annotated images to questions with known answers."""
 
+import collections
 import copy
 import dataclasses
 import functools
 
-from regionjax.evaluators.items import Described, Referred
+from regionjax.evaluators.choices import numbered_prompts
+from regionjax.evaluators.items import Asked, Described, MultipleChoice, Referred
 from regionjax.regions import WHOLE_IMAGE
 
 
@@ -17,12 +19,27 @@ class Questions:
       narrations: list of Described, sentences along a trace.
       captions: list of Described, one an image with all its captions.
       expressions: list of Referred.
+      questions: {source: list of Asked}.
+      choices: {source: list of MultipleChoice}.
+      left_out: {kind and why: how many were not asked}.
     """
 
     regions: list
     narrations: list
     captions: list
     expressions: list
+    questions: dict = dataclasses.field(default_factory=dict)
+    choices: dict = dataclasses.field(default_factory=dict)
+    left_out: dict = dataclasses.field(default_factory=dict)
+
+    def counts(self):
+        """{kind or source: number of items}, with what was left out."""
+        kinds = ("regions", "narrations", "captions", "expressions")
+        sizes = {kind: len(getattr(self, kind)) for kind in kinds}
+        for found in (self.questions, self.choices):
+            for source, items in found.items():
+                sizes[source] = sizes.get(source, 0) + len(items)
+        return sizes | self.left_out
 
 
 def make_questions(records, prompt, fits):
@@ -40,6 +57,8 @@ def make_questions(records, prompt, fits):
     """
     regions, narrations, captions = [], [], []
     expressions = {"made for it": [], "by the way": []}
+    questions, choices = collections.defaultdict(list), collections.defaultdict(list)
+    left_out = collections.Counter()
     for record in (record for found in records.values() for record in found):
         by_kind = {}
         for annotation in record.annotations:
@@ -61,7 +80,9 @@ def make_questions(records, prompt, fits):
         purpose = "made for it" if by_kind.keys() == {"expression"} else "by the way"
         for annotation in by_kind.get("expression", ()):
             refer, locate = (prompt(task, annotation.text) for task in ("refer", "locate"))
-            if fits(refer, annotation.text) and fits(locate, ""):
+            if not (fits(refer, annotation.text) and fits(locate, "")):
+                left_out["expressions_too_long"] += 1
+            else:
                 expressions[purpose].append(
                     Referred(
                         record=record,
@@ -73,13 +94,75 @@ def make_questions(records, prompt, fits):
                         proposals=proposals,
                     )
                 )
+        for annotation in by_kind.get("question", ()):
+            if item := _asked(record, annotation, prompt, fits, left_out):
+                questions[record.source].append(item)
+        for annotation in by_kind.get("choice", ()):
+            if item := _choice(record, annotation, prompt, fits, left_out):
+                choices[record.source].append(item)
     chosen = expressions["made for it"] or expressions["by the way"]
-    return Questions(regions, narrations, captions, chosen)
+    return Questions(
+        regions, narrations, captions, chosen, dict(questions), dict(choices), dict(left_out)
+    )
+
+
+def _asked(record, annotation, prompt, fits, left_out):
+    """An Asked, or None if the question is too long."""
+    extra, question = annotation.extra, prompt("answer", annotation.text)
+    if not fits(question, ""):
+        left_out["questions_too_long"] += 1
+        return None
+    return Asked(
+        record=record,
+        region=_fresh(annotation.region),
+        prompt=question,
+        question=annotation.text,
+        question_id=annotation.id,
+        answer=extra.get("answer"),
+        answers=tuple(extra.get("answers", ())),
+        answer_type=extra.get("answer_type", ""),
+    )
+
+
+def _choice(record, annotation, prompt, fits, left_out):
+    """A MultipleChoice, or None if a text is too long or the right answer is not known."""
+    text, extra = annotation.text, annotation.extra
+    if "answer" not in extra:
+        left_out["choices_without_answer"] += 1
+        return None
+    choices, right = tuple(extra["choices"]), extra["answer"]
+    rationales = tuple(extra.get("rationales", ())) if "rationale" in extra else ()
+    ask = prompt("choose", text)
+    why = prompt("justify", f"{text} {choices[right]}")  # question and answer, as in training
+    pairs = [(ask, choice) for choice in choices] + [(why, reason) for reason in rationales]
+    if not all(fits(*pair) for pair in pairs):
+        left_out["choices_too_long"] += 1
+        return None
+    numbered = numbered_prompts(text, choices, right, rationales)
+    return MultipleChoice(
+        record=record,
+        region=_fresh(annotation.region),
+        question=text,
+        prompt=ask,
+        choices=choices,
+        answer=right,
+        why_prompt=why,
+        rationales=rationales,
+        rationale=extra.get("rationale"),
+        numbered=numbered if all(fits(text, "") for text in numbered) else None,
+    )
 
 
 def _fresh(region):
-    """() → a copy of a region, so that the dense mask it makes when used is not kept."""
-    return functools.partial(copy.copy, region)
+    """() → a copy of a region, so that the dense mask it makes when used is not kept.
+
+    The whole image stays the one that it is known by.
+    """
+    return functools.partial(copy.copy, region) if region is not WHOLE_IMAGE else _whole_image
+
+
+def _whole_image():
+    return WHOLE_IMAGE
 
 
 def _all_fresh(regions):

@@ -13,6 +13,8 @@ class Annotation:
     kind: str
     text: str
     region: Region = WHOLE_IMAGE
+    extra: dict = dataclasses.field(default_factory=dict)
+    id: str = ""
 
 
 @dataclasses.dataclass(eq=False)
@@ -20,10 +22,11 @@ class Record:
     image_id: str
     annotations: list
     proposals: tuple = ()
+    source: str = ""
 
 
 def prompt(task, text):
-    return f"{task} {text}" if task == "locate" else task
+    return f"{task} {text}" if task in ("locate", "answer", "choose", "justify") else task
 
 
 def corner(rows, columns):
@@ -80,4 +83,56 @@ def test_referring_expressions_go_before_names():
 def test_what_does_not_fit_is_left_out():
     made = make_questions({"coco": [COCO]}, prompt, lambda question, answer: len(question) < 9)
     assert not made.expressions  # "locate cat" is too long
+    assert made.left_out == {"expressions_too_long": 1}
     assert len(made.regions) == 3  # their texts never enter the batch
+
+
+CHOICE = {"choices": ["a", "b"], "answer": 1, "rationales": ["r", "s", "t"], "rationale": 2}
+ASKED = Record(
+    "3",
+    [
+        Annotation("question", "what ?", WHOLE_IMAGE, {"answer": "x", "answers": ["x", "y"]}, "7"),
+        Annotation("question", "who ?", CAT, {"answer": "z", "answer_type": "other"}, "8"),
+        Annotation("question", "when ?", WHOLE_IMAGE, {}, "9"),
+        Annotation("choice", "is [0] ?", DOG, CHOICE, "10"),
+        Annotation("choice", "is it ?", WHOLE_IMAGE, {"choices": ["a"], "answer": 0}, "11"),
+        Annotation("choice", "is not ?", WHOLE_IMAGE, {"choices": ["a"]}, "12"),
+    ],
+    source="vcr",
+)
+
+
+def test_questions_and_choices():
+    made = make_questions({"x": [ASKED], "coco": [COCO]}, prompt, lambda *texts: True)
+    assert made.questions.keys() == made.choices.keys() == {"vcr"}
+    what, who, when = made.questions["vcr"]
+    assert (what.prompt, what.question_id, what.answers) == ("answer what ?", "7", ("x", "y"))
+    assert what.region() is WHOLE_IMAGE and who.region().kind == "mask"
+    assert (who.answer, who.answers, who.answer_type) == ("z", (), "other")
+    assert when.answer is None
+    with_reasons, without = made.choices["vcr"]
+    assert (with_reasons.prompt, with_reasons.why_prompt) == (
+        "choose is [0] ?",
+        "justify is [0] ? b",
+    )
+    assert (with_reasons.answer, with_reasons.rationale) == (1, 2)
+    assert with_reasons.numbered[0].startswith("Question: is [0] ? 1. a 2. b")
+    assert (without.rationales, without.rationale, without.numbered[1]) == ((), None, "")
+    assert made.left_out == {"choices_without_answer": 1}
+    assert made.counts() == {
+        "regions": 3,
+        "narrations": 1,
+        "captions": 1,
+        "expressions": 1,
+        "vcr": 5,
+        "choices_without_answer": 1,
+    }
+
+
+def test_long_questions_are_counted():
+    made = make_questions({"x": [ASKED]}, prompt, lambda question, answer: answer != "r")
+    assert len(made.choices["vcr"]) == 1 and made.left_out["choices_too_long"] == 1
+    made = make_questions({"x": [ASKED]}, prompt, lambda question, answer: "1. " not in question)
+    assert [item.numbered for item in made.choices["vcr"]] == [None, None]
+    made = make_questions({"x": [ASKED]}, prompt, lambda question, answer: False)
+    assert made.left_out["questions_too_long"] == 3

@@ -1,11 +1,13 @@
 """A report of toy results: every key is there, and the page needs nothing but itself."""
 
+import dataclasses
 import html.parser
 import json
 import re
 
 import pytest
 import toy_benchmark as toy
+import toy_questions
 
 from regionjax import report, scoreboard
 from regionjax.evaluate import ask
@@ -131,9 +133,47 @@ def test_missing_items_are_null_and_said(tmp_path):
     assert "(no such items)" in scoreboard.summary(results.scores)
 
 
+def test_questions_and_choices_are_reported(tmp_path):
+    records = [toy.record(index) for index in range(6)]
+    asked = {
+        "vqav2": toy_questions.asked(records, ("yes/no", "number", "other")),
+        "gqa": toy_questions.about_all(records),
+    }
+    questions = Questions([], [], [], [], asked, {"vcr": toy_questions.chosen(records)})
+    settings = dataclasses.replace(SETTINGS, choices_by=("likelihood", "digit"))
+    results = ask(questions, toy_questions.Looking(), settings, toy.BINS)
+    assert results.about["items"] == {"vqav2": 24, "gqa": 6, "vcr": 24}
+    path = report.write(tmp_path, results, title="toy", gallery=4, seed=0)
+    numbers = json.loads((tmp_path / "report.json").read_text())
+    for key in ("vqav2/accuracy", "vqav2/yes_no", "gqa/accuracy", "vcr/q_ar", "vcr_digit/qa_r"):
+        assert numbers[f"{key}_low"] == numbers[key] == 1
+    assert 0 < numbers["vqav2_no_region/accuracy"] < 1
+    assert numbers["vcr_no_image/q_a"] == 1 / 4
+    assert "gqa_no_region/accuracy" not in numbers and "gqa_no_image/accuracy" in numbers
+    page = path.read_text()
+    assert not Page(page).open
+    for words in ("Answering questions: VQAv2", "Choosing answers and reasons: VCR", "GQA",
+                  "without the image: red", "VCR Q→AR", "OK-VQA"):  # fmt: skip
+        assert (words in page) == (words != "OK-VQA")
+    assert "vcr/q_a " in scoreboard.summary(results.scores)
+    written = json.loads((tmp_path / "predictions/vqav2.json").read_text())
+    assert written[0].keys() == {"question_id", "answer"} and len(written) == 24
+    written = json.loads((tmp_path / "predictions/gqa.json").read_text())
+    assert written[0] == {"questionId": "000000000000", "prediction": "4."}
+
+
+def test_ngram_scores_are_in_a_table(written):
+    path, numbers = written
+    assert f"{numbers['region_caption/bleu_1']:.3f}</td>" in path.read_text()
+    assert "Texts by their words" in path.read_text()
+    for key in ("region_caption", "narration", "image_caption"):
+        for score in ("bleu_1", "bleu_4", "rouge_l"):
+            assert 0 <= numbers[f"{key}/{score}"] <= 1
+
+
 def test_summary_has_a_line_a_score(results):
     lines = scoreboard.summary(results.scores).splitlines()
-    assert len(lines) == len(scoreboard.HEADLINE)
+    assert len(lines) == len(scoreboard.rows_of(results.scores)) >= len(scoreboard.HEADLINE)
     pointing = next(line for line in lines if line.startswith("pointing/accuracy"))
     assert re.search(r"\d\d\.\d% \[\d+\.\d%, \d+\.\d%\] +a random pixel: \d+\.\d%", pointing)
 
