@@ -26,7 +26,7 @@ from regionjax.regions import (
     points_to_pixels,
 )
 
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # of RGB, as in JPEG
+_LUMA = np.float32([0.299, 0.587, 0.114])  # of RGB, as in JPEG
 _ROUNDING = 1e-3  # pixels by which a box in float32 may stick out
 
 
@@ -141,10 +141,13 @@ def jittered(image, data, rng):
     """
     spread = np.array([data.brightness, data.contrast, data.saturation])
     brightness, contrast, saturation = 1 + spread * (2 * rng.random(3) - 1)
-    grey = brightness * float(image.mean((0, 1)) @ _LUMA)  # contrast is about this
-    # Each step is linear in the colours of a pixel, so that all three are one product.
-    matrix = saturation * np.eye(3, dtype=np.float32) + (1 - saturation) * _LUMA[:, None]
-    matrix = (brightness * contrast * matrix).astype(np.float32)
-    colours = image.reshape(-1, 3).astype(np.float32) @ matrix
-    colours += np.float32((1 - contrast) * grey + 0.5)
-    return np.clip(colours, 0, 255, out=colours).astype(np.uint8).reshape(image.shape)
+    # Each step is linear in the colours of a pixel, so that all three are one.
+    colours = image.astype(np.float32)
+    luma = colours[..., 0] * _LUMA[0] + colours[..., 1] * _LUMA[1] + colours[..., 2] * _LUMA[2]
+    grey = brightness * float(luma.mean())  # contrast is about this
+    light = np.float32(brightness * contrast)
+    colours *= light * np.float32(saturation)
+    luma *= light * np.float32(1 - saturation)
+    luma += np.float32((1 - contrast) * grey + 0.5)
+    colours += luma[..., None]
+    return np.clip(colours, 0, 255, out=colours).astype(np.uint8)

@@ -13,6 +13,10 @@ import numpy as np
 from regionjax.masks import decode_rle, decompress_counts, encode_rle, polygon_runs
 from regionjax.regions import RegionError, box_from_pixels
 
+# Multiplications in a matrix product from which on OpenBLAS wakes all cores. That takes longer than
+# products of this size, and input workers keep the cores busy already.
+_ONE_THREAD = 1 << 18
+
 
 class EmptyMask(RegionError):
     """A mask without a pixel, which is no region."""
@@ -180,9 +184,12 @@ class RunGroup:
         column = column % self.width
         right = across.take(column + 1, axis=0)
         right -= across.take(column, axis=0)  # [pieces, size]
-        coverage = np.empty((len(cut) - 1, size, size), np.float32)
+        coverage = np.zeros((len(cut) - 1, size, size), np.float32)
+        block = max(1, _ONE_THREAD // size**2)
         for one, start, stop in zip(coverage, cut[:-1], cut[1:], strict=True):
-            np.matmul(down[start:stop].T, right[start:stop], out=one)
+            for first in range(start, stop, block):
+                last = min(first + block, stop)
+                one += down[first:last].T @ right[first:last]
         return np.minimum(coverage, 1, out=coverage)
 
     def sample_points(self, count, rng):

@@ -5,7 +5,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageEnhance
 
@@ -20,7 +20,7 @@ from regionjax.batch import BatchSpec
 from regionjax.masks import mask_bounds
 from regionjax.regions import WHOLE_IMAGE, Region, RegionError, box_from_pixels, box_iou
 
-quickly = settings(max_examples=60, deadline=None)
+quickly = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def config(**changes):

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from input_pipeline import mixture
@@ -57,7 +57,7 @@ some_weights = st.dictionaries(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(some_weights)
 def test_no_component_is_ever_a_whole_example_off_its_share(weights):
     shares = mixture.whole_shares(weights)
