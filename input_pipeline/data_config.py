@@ -14,6 +14,7 @@ class WorldConfig:
     val: int = 250
     test: int = 250
     image_size: int = 96  # pixels a side
+    questions: bool = False  # also as VQAv2 and VCR, which become the sources vqav2 and vcr
 
 
 _MOST = {"crop": 0.4, "flip": 1.0, "brightness": 0.9, "contrast": 0.9, "saturation": 1.0}

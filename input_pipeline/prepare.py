@@ -351,7 +351,8 @@ def _parser():
     add("--preview", metavar="FILE.html", help="write a page with ten examples as pictures")
     world = parser.add_argument_group("the built-in world (with `world` among the sources)")
     for field in _WORLD:
-        world.add_argument(f"--{field.name}", type=int, default=field.default)
+        kind = {"action": "store_true"} if field.type is bool else {"type": int}
+        world.add_argument(f"--{field.name}", default=field.default, **kind)
     return parser
 
 

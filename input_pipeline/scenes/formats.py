@@ -1,13 +1,15 @@
-"""One scene in the official formats: COCO, REFER and Localized Narratives entries.
+"""One scene in the official formats: COCO, REFER, Localized Narratives, VQAv2 and VCR entries.
 
 Every id follows from the split and the index alone, so that no counting across processes is
 needed: an image is split · 10^8 + index, what belongs to it appends a digit.
 """
 
+from input_pipeline.scenes.outlines import outlines
 from input_pipeline.scenes.vocabulary import CATEGORY_IDS
 from regionjax.masks import encode_rles
 
 SPLITS = {"train": 1, "val": 2, "test": 3}
+VQA_SPLITS = {"train": "train2014", "val": "val2014", "test": "test2015"}  # names in VQAv2's files
 PER_IMAGE = 10  # room for things and captions in an id
 
 
@@ -110,6 +112,102 @@ def narrative(told, split, image):
         "image_id": str(image),
         **told,
         "voice_recording": f"coco_{split}/coco_{split}_{image}_{annotator}.ogg",
+    }
+
+
+# ---- questions ----------------------------------------------------------------------------------
+
+
+def vqa_file_name(image, split):
+    """COCO's file name of an image in the years that VQAv2 asks about, below the world's folder."""
+    folder = VQA_SPLITS[split]
+    return f"{folder}/COCO_{folder}_{image:012d}.jpg"
+
+
+def vqa_questions(asked, image):
+    """Items of VQAv2's `questions`."""
+    return [
+        {
+            "image_id": image,
+            "question": question.text,
+            "question_id": image * PER_IMAGE + place,
+        }
+        for place, question in enumerate(asked)
+    ]
+
+
+def vqa_annotations(asked, image):
+    """Items of VQAv2's `annotations`: ten answers each."""
+    return [
+        {
+            "question_type": question.kind,
+            "multiple_choice_answer": question.answer,
+            "answers": [
+                {
+                    "answer": answer,
+                    "answer_confidence": "yes" if answer == question.answer else "maybe",
+                    "answer_id": number,
+                }
+                for number, answer in enumerate(question.answers, 1)
+            ],
+            "image_id": image,
+            "answer_type": question.answer_type,
+            "question_id": image * PER_IMAGE + place,
+        }
+        for place, question in enumerate(asked)
+    ]
+
+
+def vcr_file_name(image, ending):
+    """VCR's file name of an image ("jpg") or of its metadata ("json")."""
+    return f"world/{image:012d}@0.{ending}"
+
+
+def vcr_lines(scene, chosen, split, image):
+    """Lines of VCR's annotations, as dictionaries; objects have the names of COCO's categories."""
+    lines = []
+    for place, choice in enumerate(chosen):
+        number = image * PER_IMAGE + place
+        line = {
+            "movie": "world",
+            "objects": [thing.name for thing in scene.things],
+            "interesting_scores": [0],
+            "answer_likelihood": "likely",
+            "img_fn": vcr_file_name(image, "jpg"),
+            "metadata_fn": vcr_file_name(image, "json"),
+            "question_orig": _spoken(choice.question),
+            "question": choice.question,
+        }
+        for name, texts, right in (
+            ("answer", choice.answers, choice.answer),
+            ("rationale", choice.rationales, choice.rationale),
+        ):
+            line |= {
+                f"{name}_orig": _spoken(texts[right]),
+                f"{name}_choices": texts,
+                f"{name}_label": right,
+            }
+        line |= {"img_id": f"{split}-{image}", "question_number": place}
+        lines.append(line | {"annot_id": f"{split}-{number}", "match_fold": f"{split}-0"})
+    return lines
+
+
+def _spoken(tokens):
+    """Tokens as their author typed them: objects are counted from 1."""
+    words = [token if isinstance(token, list) else [token] for token in tokens]
+    return " ".join(
+        str(part + 1) if isinstance(part, int) else part for found in words for part in found
+    )
+
+
+def vcr_metadata(scene):
+    """VCR's metadata of an image: boxes with a confidence, and outlines."""
+    return {
+        "boxes": [[*map(float, bounds), 1.0] for bounds in scene.bounds.tolist()],
+        "segms": [outlines(mask) for mask in scene.masks],
+        "names": [thing.name for thing in scene.things],
+        "width": scene.size,
+        "height": scene.size,
     }
 
 

@@ -44,3 +44,8 @@ def categories():
 def plural(shape):
     """The plural of a shape or of `object`: `crosses`, `circles`."""
     return shape + ("es" if shape.endswith("s") else "s")
+
+
+def article(word):
+    """The article before a word: `an orange`, `a red`."""
+    return "an" if word[0] in "aeiou" else "a"

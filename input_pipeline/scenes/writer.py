@@ -1,10 +1,17 @@
-"""Writes the built-in world: a folder that looks like COCO, REFER and Localized Narratives.
+"""Writes the built-in world: a folder that looks like COCO, REFER, Localized Narratives and more.
 
     ROOT/{train,val,test}2017/000100000000.jpg …
     ROOT/annotations/{instances,captions,proposals}_{split}2017.json
     ROOT/localized_narratives/coco_{split}_localized_narratives.jsonl
     ROOT/refer/world/{refs(unc).p,instances.json}
     ROOT/world.json                                    last: what was asked for, and a hash
+
+and with questions, which leave all other files as they are,
+
+    ROOT/vqav2/v2_{OpenEnded_mscoco_*_questions,mscoco_*_annotations}.json
+    ROOT/{train2014,val2014,test2015}/COCO_*.jpg       the same images under VQAv2's names
+    ROOT/vcr1annots/{train,val,test}.jsonl
+    ROOT/vcr1images/world/*.{jpg,json}                 the same images, their objects' outlines
 
 Each image depends on (seed, split, index) alone, so the world does not depend on the number of
 processes, and a larger world of the same seed begins with the images of a smaller one.
@@ -26,10 +33,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from input_pipeline.scenes import formats
+from input_pipeline.scenes.choices import choose
 from input_pipeline.scenes.drawing import draw
 from input_pipeline.scenes.expressions import Phrases, refer
 from input_pipeline.scenes.narratives import narrate
 from input_pipeline.scenes.proposals import propose
+from input_pipeline.scenes.questions import ask
 from input_pipeline.scenes.scene import make_scene
 from input_pipeline.scenes.sentences import captions
 from input_pipeline.scenes.vocabulary import categories
@@ -41,6 +50,8 @@ SMALLEST, LARGEST = 48, 384  # image sides; below, shapes cannot be told apart
 
 FOLDERS = ("annotations", "localized_narratives", "refer/world")
 PARTS = ("images", "instances", "captions", "proposals", "references", "narratives")
+QUESTION_FOLDERS = (*formats.VQA_SPLITS.values(), "vqav2", "vcr1annots", "vcr1images/world")
+QUESTION_PARTS = ("questions", "answers", "choices")
 
 DONE = "world.json"
 BEGUN = "world.json.begun"  # the same arguments, while the world is being written
@@ -52,7 +63,9 @@ class WorldError(ValueError):
     """The folder holds something else, or the world asked for cannot be."""
 
 
-def write_world(root, *, seed, train, val, test, image_size=96, processes=2, progress=True):
+def write_world(
+    root, *, seed, train, val, test, image_size=96, questions=False, processes=2, progress=True
+):
     """Writes the world into `root`, or does nothing when it is there already.
 
     A run that was killed is begun again by the next one.
@@ -62,6 +75,7 @@ def write_world(root, *, seed, train, val, test, image_size=96, processes=2, pro
       seed: int >= 0.
       train, val, test: images in each split.
       image_size: pixels a side, 48 to 384.
+      questions: whether to ask questions too, in the formats of VQAv2 and VCR.
       processes: how many draw; the files do not depend on it.
       progress: whether to show a bar.
 
@@ -82,6 +96,8 @@ def write_world(root, *, seed, train, val, test, image_size=96, processes=2, pro
         "generator": GENERATOR,
         "arguments": {"seed": seed, **counts, "image_size": image_size},
     }
+    if questions:  # a world without is described as it was before there were any
+        wanted["arguments"]["questions"] = True
     if not _is_done(root, wanted):
         root.mkdir(parents=True, exist_ok=True)
         with (root / LOCK).open("w") as lock:
@@ -93,7 +109,9 @@ def write_world(root, *, seed, train, val, test, image_size=96, processes=2, pro
 
 def _write(root, wanted, processes, progress):
     _write_json(root / BEGUN, wanted)
-    for folder in (*(f"{split}2017" for split in formats.SPLITS), *FOLDERS):
+    asks = wanted["arguments"].get("questions", False)
+    folders = (*FOLDERS, *QUESTION_FOLDERS) if asks else FOLDERS
+    for folder in (*(f"{split}2017" for split in formats.SPLITS), *folders):
         (root / folder).mkdir(parents=True, exist_ok=True)
     seed, size = wanted["arguments"]["seed"], wanted["arguments"]["image_size"]
     counts = {split: wanted["arguments"][split] for split in formats.SPLITS}
@@ -104,15 +122,17 @@ def _write(root, wanted, processes, progress):
     ):
         for split, count in counts.items():
             tasks = [
-                (root, split, range(start, min(start + CHUNK, count)), seed, size)
+                (root, split, range(start, min(start + CHUNK, count)), seed, size, asks)
                 for start in range(0, count, CHUNK)
             ]
-            world[split] = {part: [] for part in PARTS}
+            world[split] = {part: [] for part in (*PARTS, *QUESTION_PARTS)}
             for made in run(_make_images, tasks):
-                for part in PARTS:
+                for part in made:
                     world[split][part] += made[part]
                 bar.update(len(made["images"]))
             _write_split(root, split, world[split])
+            if asks:
+                _write_questions(root, split, world[split])
     _write_refer(root / "refer" / "world", world.values())
     _write_json(root / DONE, {**wanted, "sha256": _content_hash(root)})
     (root / BEGUN).unlink()
@@ -137,8 +157,8 @@ def _is_done(root, wanted):
 
 def _compare(path, found, wanted):
     pairs = {"generator": (found["generator"], wanted["generator"])}
-    for name, value in wanted["arguments"].items():
-        pairs[name] = (found["arguments"].get(name), value)
+    for name in {**wanted["arguments"], **found["arguments"]}:
+        pairs[name] = tuple(side["arguments"].get(name, False) for side in (found, wanted))
     different = [f"{name} {a} there, {b} wanted" for name, (a, b) in pairs.items() if a != b]
     if different:
         raise WorldError(
@@ -165,13 +185,15 @@ def _mapping(processes):
 
 def _make_images(task):
     """Draws the images of one task and returns their annotations, {part: list}."""
-    root, split, indices, seed, size = task
-    parts = {key: [] for key in PARTS}
+    root, split, indices, seed, size, asks = task
+    parts = {key: [] for key in (*PARTS, *QUESTION_PARTS)}
     for index in indices:
         image = formats.image_id(split, index)
-        lots = np.random.SeedSequence([seed, formats.SPLITS[split], index]).spawn(4)
+        lots = np.random.SeedSequence([seed, formats.SPLITS[split], index]).spawn(5)
         # streams of their own: new words leave the pictures as they are
-        for_scene, for_ground, for_texts, for_masks = map(np.random.default_rng, lots)
+        for_scene, for_ground, for_texts, for_masks, for_questions = map(
+            np.random.default_rng, lots
+        )
         scene = make_scene(for_scene, size)
         picture = Image.fromarray(draw(scene, for_ground))
         file = io.BytesIO()
@@ -187,6 +209,18 @@ def _make_images(task):
         parts["references"] += formats.references(scene, refer(phrases, for_texts), split, image)
         told = formats.narrative(narrate(scene, phrases, for_texts), split, image)
         parts["narratives"].append(json.dumps(told))  # text is cheaper to send than its points
+        if asks:
+            asked, chosen = (make(scene, phrases, for_questions) for make in (ask, choose))
+            parts["questions"] += formats.vqa_questions(asked, image)
+            parts["answers"] += formats.vqa_annotations(asked, image)
+            parts["choices"] += formats.vcr_lines(scene, chosen, split, image)
+            for name in (
+                formats.vqa_file_name(image, split),
+                f"vcr1images/{formats.vcr_file_name(image, 'jpg')}",
+            ):
+                (root / name).write_bytes(file.getbuffer())
+            name = f"vcr1images/{formats.vcr_file_name(image, 'json')}"
+            _write_json(root / name, formats.vcr_metadata(scene))
     return parts
 
 
@@ -209,6 +243,26 @@ def _write_split(root, split, parts):
     _write_json(folder / f"proposals_{split}2017.json", parts["proposals"])
     path = root / "localized_narratives" / f"coco_{split}_localized_narratives.jsonl"
     path.write_text("".join(line + "\n" for line in parts["narratives"]))
+
+
+def _write_questions(root, split, parts):
+    subtype = formats.VQA_SPLITS[split]
+    head = {
+        "info": {"description": "regionjax built-in world", "version": str(GENERATOR)},
+        "license": {"name": "Apache-2.0", "url": ""},
+        "data_type": "mscoco",
+        "data_subtype": subtype,
+    }
+    folder = root / "vqav2"
+    _write_json(
+        folder / f"v2_OpenEnded_mscoco_{subtype}_questions.json",
+        {**head, "task_type": "Open-Ended", "questions": parts["questions"]},
+    )
+    _write_json(
+        folder / f"v2_mscoco_{subtype}_annotations.json", {**head, "annotations": parts["answers"]}
+    )
+    lines = (json.dumps(line) + "\n" for line in parts["choices"])
+    (root / "vcr1annots" / f"{split}.jsonl").write_text("".join(lines))
 
 
 def _write_refer(folder, splits):
