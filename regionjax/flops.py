@@ -95,13 +95,19 @@ def attention(pairs, heads, head_width):
     return 2 * 2 * heads * head_width * pairs
 
 
-def vit(config, image_size, name, parameters):
+# What a ViT has before its last norm. A frozen tower may have that norm trained, and nothing flows
+# back beyond it.
+_TOWER = ("patch", "stem", "position", "class_token", "distillation", "pre_norm", "layers/")
+
+
+def vit(config, image_size, name, scope):
     """The Part that models/vit.py is, without an attention pool.
 
     Args:
       config: ViTConfig; image_size: of the images, which may differ from the config's.
-      name, parameters: of the Part.
+      name: of the Part; scope: beginning of its parameters' paths.
     """
+    parameters = tuple(scope + beginning for beginning in _TOWER)
     c, patches = config, (image_size // config.patch_size) ** 2
     tokens, head_width = patches + len(c.prefix), c.width // c.heads
     pixels = patches * c.patch_size**2 * 3
@@ -245,7 +251,7 @@ def instructblip(config, image_size, regions, instruction, prompt, target, scope
             "text": regions * (prompt + target),
         },
         parts=(
-            vit(tower, image_size, "vit", (eye,)),
+            vit(tower, image_size, "vit", eye),
             bert(former, asked, instruction, seen, "qformer", (asker,), (eye,)),
             Part(
                 "projection",
@@ -280,7 +286,7 @@ def paligemma(config, image_size, regions, prompt, target, scope="params/"):
     return Work(
         tokens={"image": regions * patches, "prompt": regions * prompt, "text": regions * length},
         parts=(
-            vit(tower, image_size, "vit", (eye,)),
+            vit(tower, image_size, "vit", eye),
             Part(
                 "projector",
                 (bridge,),
@@ -330,7 +336,7 @@ def regionlm(config, spec):
             "text": regions * (spec.text_length - 1),
         },
         parts=(
-            vit(tower, spec.image_size, "vit", ("params/vit/",)),
+            vit(tower, spec.image_size, "vit", "params/vit/"),
             Part(
                 "regions",
                 ("params/region/", "params/connector/", "params/embedding_norm/"),
@@ -365,4 +371,20 @@ def regionlm(config, spec):
                 scores=2 * regions * patches * cells * width,
             ),
         ),
+    )
+
+
+def regionvlm(config, spec):
+    """Work of systems/regionvlm.py: InstructBLIP whose instruction is the trajectory.
+
+    Args:
+      config: RegionVLMConfig; spec: BatchSpec.
+    """
+    return instructblip(
+        config.network,
+        spec.image_size,
+        spec.regions,
+        instruction=config.point_tokens(spec.points),
+        prompt=spec.prompt_length + 1,  # and eos
+        target=spec.target_length,
     )

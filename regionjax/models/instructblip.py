@@ -65,6 +65,10 @@ class InstructBlip(nn.Module):
         hidden, intermediates = self.qformer(instruction, mask, features)
         return self.projection(hidden[:, :, : self.config.qformer.queries]), intermediates
 
+    def see(self, image, instruction):
+        """Soft prompts [B, R, Q, D] of an image."""
+        return self.soft_prompts(self.vit(image)[0], instruction)[0]
+
     def read(self, soft, prompt):
         """What T5's encoder sees: [B, R, Q + Tp, D], and its mask bool [B, R, Q + Tp]."""
         soft = jnp.broadcast_to(soft, (*prompt.shape[:2], *soft.shape[2:]))
@@ -94,9 +98,7 @@ class InstructBlip(nn.Module):
 
     def prefill(self, image, instruction, prompt, room):
         """Logits f32 [B, R, V] of the first token, and a t5_cache.Cache for `room` tokens more."""
-        features, _ = self.vit(image)
-        soft, _ = self.soft_prompts(features, instruction)
-        return self.t5.prefill(*self.read(soft, prompt), room)
+        return self.t5.prefill(*self.read(self.see(image, instruction), prompt), room)
 
     def advance(self, cache, tokens):
         """One more token: i32 [B, R·W] → logits f32 [B, R·W, V] and the grown cache."""
