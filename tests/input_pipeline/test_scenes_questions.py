@@ -169,7 +169,7 @@ def learn(examples):
 
 
 def test_answers_cannot_be_guessed_from_questions(asked):
-    """By the most frequent answer of a question or of its kind, or of its words, on other scenes."""
+    """By the most frequent answer of a question, of its kind or of its words, on other scenes."""
     groups = collections.defaultdict(lambda: ([], []))
     for number, (_, questions, _) in enumerate(asked):
         for question in questions:
