@@ -1,13 +1,10 @@
 """A plan: what one part is to be made of, and everything that decides what it will hold."""
 
 import dataclasses
-import hashlib
-import pathlib
 
 from input_pipeline.leakage import Exclusion
 from input_pipeline.parts import FORMAT, part_key
-from input_pipeline.sources.annotation_files import existing
-from input_pipeline.sources.proposals import proposal_regions, read_proposals
+from input_pipeline.sources.annotation_files import digest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,7 +14,7 @@ class Plan:
     Attributes:
       name, split: what the part is called, and what its source calls the split.
       source: the source, with its options.
-      proposals: a file of segmentation proposals (sources/proposals.py), or None.
+      proposals: where segmentation proposals are (sources/proposals.py), or None.
       excluded: the photographs that are left out, or None.
       on_bad: what becomes of images that cannot be read: "stop" or "skip" (and count).
     """
@@ -25,7 +22,7 @@ class Plan:
     name: str
     split: str
     source: object
-    proposals: pathlib.Path | None = None
+    proposals: object = None
     excluded: Exclusion | None = None
     on_bad: str = "stop"
 
@@ -42,7 +39,7 @@ class Plan:
             inside = path != annotations and path.is_relative_to(annotations)
             files[str(path.relative_to(annotations) if inside else path.name)] = digest(path)
         if self.proposals:
-            files[f"proposals {self.proposals.name}"] = digest(self.proposals)
+            files |= self.proposals.facts()
         excluded = self.excluded.facts if self.excluded else {}
         return {
             "format": FORMAT,
@@ -54,12 +51,12 @@ class Plan:
 
     def items(self, tally):
         """Yields (item, its entries among the proposals); counts what is left out."""
-        proposals = read_proposals(self.proposals) if self.proposals else {}
+        proposals = self.proposals.open() if self.proposals else lambda item: []
         for item in self.source.items(self.split, tally):
             if self.excluded and self.excluded.covers(item):
                 tally["excluded_images"] += 1
             else:
-                yield item, proposals.get(item.image_id, [])
+                yield item, proposals(item)
 
 
 def options_of(source):
@@ -72,12 +69,6 @@ def options_of(source):
     }
 
 
-def digest(path):
-    """The beginning of the sha256 of a file."""
-    with existing(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
 def make_record(plan, item, proposals, tally):
     """The Record of one of plan.items, with its proposals; None if nothing is left of it.
 
@@ -86,7 +77,9 @@ def make_record(plan, item, proposals, tally):
       DataError: annotations that cannot be.
     """
     record = plan.source.record(item, tally)
-    if record is None or not proposals:
+    if record is None or plan.proposals is None:
         return record
-    regions = proposal_regions(proposals, record.width, record.height, record.file_name)
+    regions = plan.proposals.regions(proposals, record, tally) if proposals else []
+    if not regions:
+        tally["images_without_proposals"] += 1
     return dataclasses.replace(record, proposals=regions)

@@ -33,7 +33,7 @@ from input_pipeline.leakage import read_exclusion
 from input_pipeline.parts import eval_parts, find_parts, train_parts
 from input_pipeline.plan import Plan, make_record, options_of
 from input_pipeline.shards import Workers, prepare_part
-from input_pipeline.sources.proposals import proposals_file
+from input_pipeline.sources.proposals import ResultsFile, find_proposals, proposals_file
 from input_pipeline.texts import check_lengths, ensure_texts
 from regionjax.config import nearest
 
@@ -110,7 +110,7 @@ def _plans_of(data):
 def _proposals_below(root, split):
     """The file of proposals in the usual layout, or None; they are for evaluation alone."""
     path = proposals_file(pathlib.Path(root) / "annotations", split)
-    return path if path.is_file() else None
+    return ResultsFile(path) if path.is_file() else None
 
 
 @contextlib.contextmanager
@@ -141,8 +141,8 @@ def main(arguments=None):
         parser.error("one source needs --annotations and --images; several, or `world`, --root")
     if given.name and len(names) != 1:
         parser.error("--name is the name of one source's parts")
-    if given.root and given.proposals:
-        parser.error("--root has its proposals in annotations/")
+    if given.root and given.proposals and not given.proposals.startswith("auto"):
+        parser.error("--root has its proposals in annotations/; only `auto` goes with it")
     if names and not (given.out or given.dry_run):
         parser.error("--out is needed")
     return _end(parser, lambda: _run(given, names, world))
@@ -197,10 +197,11 @@ def _plans(given, names):
         if not _NAME.fullmatch(called):
             raise DataError(f"--name {called!r}: letters, digits, _ and + make a name")
         for split in given.split or _SPLITS:
-            if given.root:
-                proposals = _proposals_below(given.root, split) if split != "train" else None
-            else:
-                proposals = given.proposals and proposals_file(given.proposals, split)
+            proposals = None
+            if given.proposals:
+                proposals = find_proposals(given.proposals, split)
+            elif given.root and split != "train":
+                proposals = _proposals_below(given.root, split)
             plans.append(Plan(called, split, source, proposals, excluded, given.on_bad))
     return plans
 
@@ -229,8 +230,10 @@ def dry_run(plan, out):
     """Prints what preparing a plan would read and write, with the first records."""
     print(f"{plan.key}: {first_line(plan.source)}")
     print(f"  licence: {plan.source.licence}")
-    for path in (*plan.source.files(plan.split), *filter(None, [plan.proposals])):
+    for path in plan.source.files(plan.split):
         print(f"  reads {path} ({path.stat().st_size:,} bytes)")
+    if plan.proposals:
+        print(f"  proposals: {plan.proposals}")
     print(f"  reads images below {plan.source.images}")
     for key, value in options_of(plan.source).items():
         print(f"  option {key} = {value!r}")
@@ -336,7 +339,14 @@ def _parser():
     add(
         "--set", action="append", default=[], metavar="OPTION=VALUE", help="an option of the source"
     )
-    add("--proposals", type=pathlib.Path, help="folder with proposals_SPLIT2017.json")
+    add(
+        "--proposals",
+        metavar="FILE|FOLDER|auto[:DIR]",
+        help="masks to choose from when an expression is evaluated: a JSON file in COCO's results "
+        "form, a folder with proposals_SPLIT2017.json, a folder with Segment Anything's "
+        "NAME/*.png or NAME.json for each image, `auto` (segments of the pixels) or `auto:DIR` "
+        "(masks of the SAM or SAM 2 checkpoint in DIR; needs PyTorch and torchvision)",
+    )
     add("--processes", type=int, help="default: one for each core")
     add("--on_bad", choices=("stop", "skip"), default="stop", help="images that cannot be read")
     add(

@@ -12,7 +12,7 @@ import tqdm
 from input_pipeline import tasks, tokens
 from input_pipeline.errors import DataError
 from input_pipeline.parts import differences, write_json
-from input_pipeline.plan import digest
+from input_pipeline.sources.annotation_files import digest
 from input_pipeline.transforms import overflow
 
 

@@ -1,5 +1,6 @@
 """Reading annotation files strictly: errors name the file and the place."""
 
+import hashlib
 import json
 import pickle
 
@@ -19,6 +20,12 @@ def existing(path):
         raise DataError(f"no file {path} (nor its folder)")
     siblings = sorted(p.name for p in path.parent.iterdir() if p.is_file())
     raise DataError(f"no file {path}{nearest(path.name, siblings) if siblings else ''}")
+
+
+def digest(path):
+    """The beginning of the sha256 of a file; DataError if there is none."""
+    with existing(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def read_json(path, keys):

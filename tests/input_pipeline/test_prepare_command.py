@@ -4,7 +4,9 @@ import html.parser
 import json
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from input_pipeline import prepare
 from input_pipeline.parts import find_parts, open_records
@@ -85,6 +87,34 @@ def test_proposals_from_a_folder(command, own_folder, tmp_path):
     assert code == 1 and "proposals_train2017.json" in error
 
 
+def test_proposals_of_segment_anything_and_of_the_pixels(command, own_folder, tmp_path):
+    """Masks by the names of the images; an image without any is counted."""
+    masks = tmp_path / "masks" / f"{2:012d}"
+    masks.mkdir(parents=True)
+    (masks / "metadata.csv").write_text("id,area\n0,12\n")
+    for number, side in ((0, 5), (1, 7)):
+        mask = np.zeros((96, 96), np.uint8)
+        mask[:side, :side] = 255
+        Image.fromarray(mask).save(masks / f"{number}.png")
+    places = "--annotations", own_folder / "annotations", "--images", own_folder
+    shared = "--split", "train", "--processes", 1
+    made = "--out", tmp_path / "out", "--proposals", tmp_path / "masks"
+    assert command("coco", *places, *shared, *made)[0] == 0
+    records = open_records(tmp_path / "out", "coco", "train")
+    found = [[proposal.area() * 96**2 for proposal in record.proposals] for record in records]
+    assert found == [[], [pytest.approx(25), pytest.approx(49)], []]
+    facts = find_parts([tmp_path / "out"])["coco"]["train"].facts
+    assert facts["left_out"]["images_without_proposals"] == 2
+    mask[:] = 255
+    Image.fromarray(mask).save(masks / "1.png")
+    code, _, error = command("coco", *places, *shared, *made)
+    assert code == 1 and "proposals masks" in error  # made of other masks
+    auto = "--root", own_folder, "--out", tmp_path / "auto", "--proposals", "auto"
+    assert command("coco", *shared, *auto)[0] == 0
+    records = open_records(tmp_path / "auto", "coco", "train")
+    assert all(len(record.proposals) > 3 for record in records)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -93,7 +123,10 @@ def test_proposals_from_a_folder(command, own_folder, tmp_path):
         (["coco", "refer", "--annotations", "a", "--images", "i"], "several, or `world`, --root"),
         (["coco", "--root", "r", "--images", "i"], "--root is for the usual layout"),
         (["coco", "refer", "--root", "r", "--name", "n"], "--name is the name of one source"),
-        (["coco", "--root", "r", "--proposals", "p"], "has its proposals in annotations"),
+        (
+            ["coco", "--root", "r", "--proposals", "p"],
+            "in annotations/; only `auto`",
+        ),
     ],
 )
 def test_forms_that_cannot_be(command, arguments, message):

@@ -29,10 +29,10 @@ def test_proposals(own_folder):
     write_json(path, [entry])
     entries = proposals.read_proposals(path)
     assert entries == {"2": [entry]}
-    (region,) = proposals.proposal_regions(entries["2"], SIZE, SIZE, "2.jpg")
+    (region,) = proposals.proposal_regions(entries["2"], SIZE, SIZE, "2.jpg", {})
     assert np.argwhere(region.mask).tolist() == [[row, 2] for row in range(5)]
     with pytest.raises(DataError, match="2.jpg: proposal 0: "):
-        proposals.proposal_regions(entries["2"], SIZE, SIZE + 1, "2.jpg")
+        proposals.proposal_regions(entries["2"], SIZE, SIZE + 1, "2.jpg", {})
 
 
 # ---- any annotation file ----
