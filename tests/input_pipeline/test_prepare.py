@@ -309,7 +309,7 @@ def test_world_is_written_first(tmp_path, monkeypatch):
     world = WorldConfig(seed=5, train=3, val=0, test=0, image_size=96)
     data = config(tmp_path / "world", world=world, eval_split="train")
     assert ensure(data, tmp_path / "prepared")["parts"]["coco-train"]["records"] == 3
-    expected = dict(seed=5, train=3, val=0, test=0, image_size=96, processes=1, progress=False)
+    expected = dataclasses.asdict(world) | {"processes": 1, "progress": False}
     assert calls == [expected]
 
 
