@@ -3,6 +3,7 @@
 import dataclasses
 
 from input_pipeline import tasks
+from regionjax.config import nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +40,7 @@ class DataConfig:
     on_long: str = "stop"  # a text that does not fit into BatchSpec: "stop", "skip", "truncate"
     mixture_by: str = "examples"  # or "regions": what the images fill slots with counts
     prompts: dict[str, str] = dataclasses.field(default_factory=dict)  # {task: template}; see tasks
+    leave_out: tuple[str, ...] = ()  # tasks that are not trained, such as "locate"
     as_mask: float = 0.6  # how often a region that has a mask is shown as that mask, …
     as_box: float = 0.2  # … as its bounding box, …
     as_points: float = 0.2  # … as a few points in it, …
@@ -73,6 +75,11 @@ class DataConfig:
                 expected = " or ".join(map(repr, values))
                 raise ValueError(f"{name} = {getattr(self, name)!r}; expected {expected}")
         object.__setattr__(self, "prompts", tasks.all_prompts(self.prompts))
+        for task in self.leave_out:
+            if task not in tasks.ALL:
+                raise ValueError(f"leave_out: {task!r} is no task{nearest(task, tasks.ALL)}")
+        if self.leave_out and self.mixture_by == "regions":
+            raise ValueError("leave_out: what it leaves of a record is not counted by regions")
         ways = ("as_mask", "as_box", "as_points", "as_part", "as_more", "as_nothing")
         shares = tuple(getattr(self, way) for way in ways)
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:

@@ -185,6 +185,7 @@ class EncodeExample(MapWithIndex):
             (annotation, task)
             for annotation in record.annotations
             for task in tasks.tasks_of(annotation)
+            if task not in self.data.leave_out
         ]
         chosen, segments, left_out = [], [], 0
         for place in rng.permutation(len(candidates)).tolist():
@@ -255,8 +256,9 @@ class EncodeExample(MapWithIndex):
             return scribble(region, self.spec.points, rng), ""
         if way == "box" and region.kind != "box":
             return Region(box=region.bounding_box()), ""
-        side = cut(region, rng) if way == "part" and region.kind == "mask" else None
-        both = joined(region, record, rng) if way == "more" and region.kind == "mask" else None
+        named = region.kind == "mask" and annotation.kind in ("phrase", "expression")
+        side = cut(region, rng) if way == "part" and named else None
+        both = joined(region, record, rng) if way == "more" and named else None
         for other, prefix in ((side, tasks.PART), (both, tasks.MORE)):
             if other is not None:
                 return other, prefix

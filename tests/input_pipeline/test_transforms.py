@@ -175,6 +175,17 @@ def test_prompts_are_settings(record, tokenizer):
     assert prompts == {"describe", "narrate refer", "narrate", "", "locate the red box"}
 
 
+def test_tasks_may_be_left_out(record, tokenizer):
+    encode = encoder(tokenizer, leave_out=("locate", "caption"))
+    for index in range(20):
+        segments = encode.draw(record, example_rng(0, index)).segments
+        assert {segment.prompt for segment in segments} == {"describe", "refer", "narrate"}
+    with pytest.raises(ValueError, match="'refr' is no task; did you mean `refer`"):
+        DataConfig("", {"coco": 1.0}, leave_out=("refr",))
+    with pytest.raises(ValueError, match="not counted by regions"):
+        DataConfig("", {"coco": 1.0}, leave_out=("locate",), mixture_by="regions")
+
+
 def test_locating_never_shows_the_answer(record, tokenizer):
     seen = 0
     for index in range(40):
@@ -393,6 +404,16 @@ def test_two_things_are_more_than_one_and_say_so(record, tokenizer):
     # Where there is no other thing, it is shown by itself.
     segments = encode.draw(record, example_rng(0, 0)).segments
     assert not any(segment.target.startswith("more than") for segment in segments)
+
+
+def test_answers_to_questions_are_no_part_of_anything(record, tokenizer):
+    red = record.annotations[0].region
+    asked = Annotation("question", "red box", "6", red, {"answer": "the red box"})
+    of_box = dataclasses.replace(record, annotations=[asked])
+    encode = encoder(tokenizer, as_mask=0.0, as_box=0.0, as_points=0.0, as_part=0.5, as_more=0.5)
+    for index in range(20):
+        [segment] = encode.draw(of_box, example_rng(0, index)).segments
+        assert segment.target == "the red box" and segment.region is asked.region
 
 
 def test_parts_whose_text_does_not_fit_are_shown_whole(record, tokenizer):
