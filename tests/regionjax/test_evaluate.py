@@ -219,6 +219,34 @@ def test_a_system_without_a_heatmap_points_by_its_scores(root, folder, scores):
     assert found["rec/chance_acc50"] == pytest.approx(found["ris/chance_miou"])
 
 
+def test_scribbles_and_samplings(root, folder, scores):
+    """Everything about proposals and points that a config can ask for, in one evaluation."""
+    changes = {
+        "evaluate.robustness": {"outside": (0, 0.5), "points": (2,)},
+        "evaluate.point_samplings": 2,
+        "evaluate.scored_together": 20,
+        "evaluate.proposals": {"rule": "sensible", "least_area": 0.0, "most": 3},
+    }
+    found = evaluate(config(root, **changes), folder, build_system=build_system)
+    asked = {"outside/0", "outside/0.5", "points/2"}
+    keys = {key for key in found if key.startswith("robustness/")}
+    assert {"/".join(key.split("/")[1:3]) for key in keys} == asked
+    for end in ("region_caption/exact_match", "ris/miou_low"):
+        assert all(f"robustness/{kind}/{end}" in keys for kind in asked)
+    # Three of four objects are left to choose from.
+    assert found["ris/best_miou"] < 1 == scores["ris/best_miou"]
+    text = (folder / "report.html").read_text()
+    assert "Careless scribbles" in text
+    about = json.loads((folder / "report.json").read_text())["about"]
+    assert about["settings"]["proposals"]["most"] == 3
+    tally = about["predictor"]["caption_nll"]
+    assert tally["queries"] == about["items"]["expressions"] * 3 * 2 * (1 + len(asked))
+    records = [toy.record(index) for index in np.random.default_rng(0).permutation(IMAGES)[:5]]
+    names = [[name for name, _ in record.objects] for record in records]
+    asked_of = [6 * sum(found.count(name) == 1 for name in found) for found in names]
+    assert tally["rows"] == sum(-(-number // 20) for number in asked_of) * (1 + len(asked))
+
+
 def test_no_checkpoint(root, tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match="has no checkpoint yet; train first"):
         evaluate(config(root), tmp_path, build_system=build_system)
