@@ -8,7 +8,8 @@ from ml_collections import ConfigDict
 from regionjax import flops, tables
 from regionjax.batch import BatchSpec
 from regionjax.flops import Part, Work
-from regionjax.systems import system
+from regionjax.optim import OptimConfig, make_optimizer
+from regionjax.systems import regionvlm, system
 
 SPEC = BatchSpec(
     image_size=32,
@@ -41,6 +42,37 @@ MODEL = {
         "head_width": 64,
         "mlp_width": 512,
         "unroll": 3,
+    },
+}
+VLM = {
+    "vit": {
+        "image_size": 32,
+        "patch_size": 8,
+        "width": 64,
+        "depth": 1,
+        "heads": 2,
+        "mlp_width": 96,
+        "class_token": True,
+    },
+    "qformer": {
+        "width": 48,
+        "depth": 2,
+        "heads": 3,
+        "mlp_width": 80,
+        "vocabulary": 106,
+        "positions": 10,
+        "queries": 4,
+        "cross_every": 2,
+        "encoder_width": 64,
+    },
+    "t5": {
+        "vocabulary": 300,
+        "width": 40,
+        "depth": 1,
+        "decoder_depth": 1,
+        "heads": 4,
+        "head_width": 8,
+        "mlp_width": 72,
     },
 }
 
@@ -107,12 +139,52 @@ def test_frozen_towers_save_their_gradients(frozen, tower, reader):
     assert work.training(params, flags) == {"tower": tower, "reader": reader}
 
 
-def test_every_part_owns_parameters_and_every_kernel_has_a_part():
-    regionlm = system.build(ConfigDict({"system": "regionlm", "model": MODEL}), SPEC)
-    params, _ = jax.eval_shape(regionlm.init, jax.random.key(0), SPEC.zeros(1))
-    flat = tables.flatten(params, "params")
-    for path in flat:
-        owners = [p.name for p in regionlm.flops().parts if path.startswith(p.parameters)]
-        assert len(owners) == 1 or path == "params/decoder/norm/scale", (path, owners)
-    for part in regionlm.flops().parts:
+def test_regionvlm_by_hand():
+    work = system.build(ConfigDict({"system": "regionvlm", "model": VLM}), SPEC).flops()
+    parts = {part.name: part for part in work.parts}
+    # 16 patches and a class token; 3 regions of 4 queries and 2·4 + 2 words; 4 queries, 4 words of
+    # a question and its end; 8 words of an answer.
+    assert work.tokens == {"image": 16, "region": 3 * 14, "text": 3 * (5 + 8)}
+    assert parts["vit"].products == 2 * 16 * 192 * 64 + flops.layer(17, 64, 2, 2, 32, 96, 2)
+    reads = 2 * (2 * 3 * 14 * 48 * (4 * 48 + 2 * 80))  # both layers: projections and MLP
+    looks = 2 * 2 * (3 * 4) * 48 * 48 + 2 * 2 * 17 * 64 * 48  # keys and values: not three times
+    assert parts["qformer"].products == reads + looks
+    assert parts["qformer"].scores == 2 * 2 * 48 * (2 * 3 * 14 * 14 + 3 * 4 * 17)
+    assert parts["projection"].products == 2 * 3 * 4 * 48 * 40
+    wide = 2 * 40 * (4 * 32 + 3 * 72)  # one T5 layer a token
+    crossing = 2 * 2 * 40 * 32 * (3 * 8 + 3 * 9)
+    assert parts["encoder"].products == 3 * 9 * wide
+    assert parts["decoder"].products == 3 * 8 * wide + crossing
+    assert parts["vocabulary"].products == 2 * 3 * 8 * 40 * 300
+
+
+def test_what_regionvlm_freezes_costs_no_more_than_it_must():
+    vlm = system.build(ConfigDict({"system": "regionvlm", "model": VLM}), SPEC)
+    params, _ = jax.eval_shape(vlm.init, jax.random.key(0), SPEC.zeros(1))
+    optimizer = make_optimizer(OptimConfig(1e-3, frozen=regionvlm.FROZEN), 10, params)
+    work = vlm.flops()
+    found = work.training(params, optimizer.frozen)
+    times = {part.name: found[part.name] / part.forward for part in work.parts}
+    # Nothing goes back through the tower, though the norm behind it is trained; T5 hands on.
+    assert times.pop("vit") == 1
+    assert times.pop("vocabulary") == 2
+    assert times["qformer"] == times["projection"] == 3
+    scores = {part.name: part.scores / part.forward for part in work.parts}
+    for name in ("encoder", "decoder"):
+        assert times[name] == pytest.approx(2 + scores[name])  # of scores both factors
+
+
+@pytest.mark.parametrize(("name", "model"), [("regionlm", MODEL), ("regionvlm", VLM)])
+def test_every_part_owns_parameters_and_every_kernel_has_a_part(name, model):
+    built = system.build(ConfigDict({"system": name, "model": model}), SPEC)
+    params, _ = jax.eval_shape(built.init, jax.random.key(0), SPEC.zeros(1))
+    parts = built.flops().parts
+    for path in tables.flatten(params, "params"):
+        owners = [part.name for part in parts if path.startswith(part.parameters)]
+        none = path.startswith("params/vit/norm/") or path in (
+            "params/decoder/norm/scale",
+            "params/t5/embedding",  # looked up
+        )
+        assert len(owners) == (0 if none else 1), (path, owners)
+    for part in parts:
         assert part.products > 0
