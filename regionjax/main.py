@@ -140,7 +140,7 @@ def main():
     except Stopped as stopped:
         return _say(stopped, 128 + stopped.signal)
     except KeyboardInterrupt:
-        return _say("stopped by SIGINT outside training; there was nothing to save", 130)
+        return _say("stopped by SIGINT outside training; the same command goes on", 130)
     except (ConfigError, DataError) as error:
         return _say(error, 2)
     except NotFinite as error:

@@ -3,6 +3,7 @@
 WORKDIR/config.json    the config, as used
 WORKDIR/checkpoints/   regionjax/checkpoint.py
 WORKDIR/data/          prepared records and the tokenizer (input_pipeline/prepare.py)
+WORKDIR/answers/       what an evaluation that was stopped has been told (evaluators/answers.py)
 WORKDIR/metrics.jsonl  one line a logged step; WORKDIR/tensorboard/ has the same
 WORKDIR/log.txt        what the run said, the whole parameter table included
 """

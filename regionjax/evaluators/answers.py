@@ -11,11 +11,13 @@ import shutil
 
 import numpy as np
 
+from regionjax.config import ConfigError
+
 # What NumPy raises on an array that ends too early.
 _CUT_SHORT = (EOFError, ValueError)
 
 
-class OtherQuestions(ValueError):
+class OtherQuestions(ConfigError):
     """Kept answers belong to other questions than those that are asked."""
 
 
