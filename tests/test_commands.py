@@ -24,6 +24,15 @@ TINY = {
     "model.decoder.depth": 1,
     "model.decoder.unroll": 1,
 }
+# The same for regionvlm, whose language model is another one.
+TINY_VLM = {name: value for name, value in TINY.items() if "decoder" not in name} | {
+    "model.qformer.depth": 1,
+    "model.qformer.unroll": 1,
+    "model.t5.decoder_depth": 1,
+    "model.t5.unroll": 1,
+    "evaluate.point_samplings": 2,
+    "evaluate.scored_together": 16,
+}
 SMALL_WORLD = {"data.world.train": 16, "data.world.val": 4, "data.world.test": 4}
 
 
@@ -178,6 +187,21 @@ def test_the_2b_config_trains_on_the_built_in_world(tmp_path):
     )
     lines = (folder / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 2
+
+
+@pytest.mark.slow
+def test_regionvlm_on_the_built_in_world(tmp_path):
+    """configs/regionvlm.py:tiny; its other sizes by shapes in tests/configs/test_regionvlm.py."""
+    folder = tmp_path / "run"
+    run(
+        ["regionjax.main", "--config", "configs/regionvlm.py:tiny", "--workdir", str(folder)],
+        **TINY_VLM,
+        **SMALL_WORLD,
+        **{"data.root": tmp_path / "world"},
+    )
+    report = json.loads((folder / "report.json").read_text())
+    assert report["train/steps"] == 2 and 0 <= report["ris/miou"] <= 1
+    assert report["pointing/accuracy"] is None  # it has no heatmap
 
 
 def test_every_config_is_tried_here():

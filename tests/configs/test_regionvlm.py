@@ -1,0 +1,85 @@
+"""configs/regionvlm.py by shapes alone: every argument builds, and freezes what it says."""
+
+import math
+import pathlib
+
+import jax
+import pytest
+
+from input_pipeline.trajectory_text import REGIONVLM
+from regionjax import config as configs
+from regionjax import tables
+from regionjax.config import ConfigError, build
+from regionjax.evaluators.settings import EvaluateConfig
+from regionjax.plan import make_program
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs/regionvlm.py"
+
+
+@pytest.fixture(scope="module", params=["xl", "parity", "base", "tiny"])
+def made(request):
+    config = configs.load(f"{CONFIG}:{request.param}")
+    return request.param, config, make_program(config, jax.devices()[:8])
+
+
+def sizes(program):
+    """(parameters in all, {first name of the path: trained parameters})"""
+    flat, trained = tables.flatten(program.state.params, "params"), {}
+    for path, leaf in flat.items():
+        if not program.optimizer.frozen[path]:
+            name = path.split("/")[1]
+            trained[name] = trained.get(name, 0) + math.prod(leaf.shape)
+    return sum(math.prod(leaf.shape) for leaf in flat.values()), trained
+
+
+def test_what_is_trained(made):
+    arg, _, program = made
+    every, trained = sizes(program)
+    if arg == "tiny":
+        assert set(trained) == {"vit", "qformer", "projection", "t5"}
+        assert every == sum(trained.values()) < 3e6
+        return
+    width = program.settings.model["vit"]["width"]
+    assert trained.pop("vit") == 2 * width  # the norm behind it
+    assert set(trained) == {"qformer", "projection"}
+    if arg != "base":
+        assert 3.9e9 < every < 4.2e9 and 1.8e8 < sum(trained.values()) < 2e8
+    slots = [leaf.shape for leaf in jax.tree.leaves(program.state.opt_state) if leaf.ndim]
+    assert sum(map(math.prod, slots)) == 2 * (sum(trained.values()) + 2 * width)
+
+
+def test_decay_spares_biases_and_norms_alone(made):
+    arg, _, program = made
+    if arg == "tiny":
+        return
+    for path, decay in program.optimizer.decay.items():
+        spared = path.endswith(("bias", "scale"))
+        assert decay == (0 if spared else 0.05), path
+
+
+def test_evaluation_settings_are_known(made):
+    arg, config, _ = made
+    settings = build(EvaluateConfig, config.evaluate, "config.evaluate")
+    assert settings.point_samplings == 5
+    assert settings.proposals.rule == {"parity": "parity", "tiny": "all"}.get(arg, "sensible")
+
+
+def test_the_released_text_and_the_right_one():
+    words = {arg: configs.load(f"{CONFIG}:{arg}") for arg in ("xl", "parity")}
+    points = {arg: config.batch.points for arg, config in words.items()}
+    assert set(points.values()) == {REGIONVLM.points}
+    assert words["parity"].model.max_point_tokens == REGIONVLM.pieces
+    assert words["xl"].model.max_point_tokens == 4 * points["xl"] + 2
+
+
+def test_published_schedule():
+    program = make_program(configs.load(f"{CONFIG}:xl"), jax.devices()[:8])
+    rate = program.optimizer.schedule
+    assert float(rate(1000)) == pytest.approx(5e-6, rel=1e-3)
+    assert float(rate(0)) == pytest.approx(5e-9, rel=1e-2)
+    assert float(rate(program.settings.train.steps)) < 1e-11
+
+
+def test_other_arguments_are_named():
+    with pytest.raises(ConfigError, match="did you mean `parity`"):
+        configs.load(f"{CONFIG}:party")
