@@ -107,7 +107,7 @@ def parameters(built, seed=0):
         normal = rng.normal(size=x.shape)
         if path[-1].key == "scale":
             return np.float32(1 + 0.1 * normal)
-        return np.float32(normal * (0.1 if path[-1].key == "bias" else 0.3))
+        return np.float32(0.1 * normal)
 
     return jax.tree_util.tree_map_with_path(value, shapes)
 
@@ -127,7 +127,7 @@ def gradient_of(built, spec=SPEC):
     return jax.jit(jax.value_and_grad(loss))
 
 
-def close(a, b, relative=1e-5):
+def close(a, b, relative=1e-4):
     """Each array relative to its largest value; below 1e-7 of the largest of all it is rounding.
 
     So is the gradient of a key's bias, which no softmax feels.
