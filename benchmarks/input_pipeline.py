@@ -6,8 +6,8 @@ DIR is a folder in COCO's layout with a train split; without it, noise and gradi
 written. Both sides make the same batches with two workers: an image of 224x224, eight slots with
 mask, box, points and tokens. The DataLoader's side is what one would write with Pillow, NumPy and
 `tokenizers`: all pixels decoded, outlines drawn in full and shrunk; a second one decodes JPEGs at a
-reduced scale as well. Sides take turns. A core's speed is images for each second of CPU of all
-processes, so that other work on the machine counts little; the time of the wall is shown beside it.
+reduced scale as well. Sides take turns: batches are taken, and the CPU seconds of all processes are
+counted until the workers have replaced them, so that other work on the machine counts little.
 """
 
 import argparse
@@ -44,7 +44,7 @@ SPEC = BatchSpec(
 )
 BINS = 1024
 WORKERS = 2
-AHEAD = 22  # batches before a round, of which up to 20 were made before their side's turn
+IMAGES = 1000
 
 
 class Photographs(torch.utils.data.Dataset):
@@ -181,6 +181,31 @@ def write_synthetic(root, images):
     (root / "annotations/captions_train2017.json").write_text(json.dumps({"annotations": captions}))
 
 
+def write_repeated(source, root, images):
+    """The photographs of a folder again and again: tiny folders shuffle slowly, and fit caches."""
+    (root / "train2017").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    numbers = {}
+    for kind in ("instances", "captions"):
+        content = json.loads((source / f"annotations/{kind}_train2017.json").read_text())
+        if kind == "instances":
+            numbers = {entry["id"]: n for n, entry in enumerate(content["images"])}
+            names = [entry["file_name"] for entry in content["images"]]
+            content["images"] = [
+                content["images"][n % len(names)] | {"id": n, "file_name": f"{n:012d}.jpg"}
+                for n in range(images)
+            ]
+        content["annotations"] = [
+            one | {"image_id": n, "id": len(content["annotations"]) * n + place}
+            for place, one in enumerate(content["annotations"])
+            for n in range(numbers[one["image_id"]], images, len(numbers))
+        ]
+        (root / f"annotations/{kind}_train2017.json").write_text(json.dumps(content))
+    for n in range(images):
+        to = source.absolute() / "train2017" / names[n % len(names)]
+        (root / "train2017" / f"{n:012d}.jpg").symlink_to(to)
+
+
 # ---- timing -------------------------------------------------------------------------------------
 
 
@@ -197,20 +222,20 @@ def cpu_seconds():
     return total
 
 
-def settle():
-    """Returns when no worker makes batches ahead any more."""
-    before = -1.0
-    while cpu_seconds() - before > 0.02:
-        before = cpu_seconds()
-        time.sleep(0.3)
+def settled():
+    """cpu_seconds when all workers have made what they may make ahead, and rest."""
+    spent = [-1.0, -1.0, cpu_seconds()]
+    while spent[-1] - spent[-3] > 0.05:
+        time.sleep(1)
+        spent.append(cpu_seconds())
+    return spent[-1]
 
 
 def speed(batches, count):
-    """(images a CPU second, images a second) of `count` batches."""
-    cpu, wall, images = cpu_seconds(), time.monotonic(), 0
-    for _ in range(count):
-        images += len(next(batches)["image"])
-    return images / (cpu_seconds() - cpu), images / (time.monotonic() - wall)
+    """Images a CPU second: what it costs to replace `count` batches that were taken."""
+    before = settled()
+    images = sum(len(next(batches)["image"]) for _ in range(count))
+    return images / (settled() - before)
 
 
 def in_decoding(data, directory, tokenizer):
@@ -238,16 +263,17 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--photographs", type=pathlib.Path, help="a folder in COCO's layout")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--batches", type=int, default=12, help="a round")
+    parser.add_argument("--batches", type=int, default=16, help="a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--chips", type=int, default=256)
     parser.add_argument("--images_per_chip", type=float, default=40, help="a second, in training")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
-        root, directory = given.photographs, pathlib.Path(made) / "prepared"
-        if root is None:
-            root = pathlib.Path(made) / "synthetic"
-            write_synthetic(root, 64)
+        source, root, directory = given.photographs, *(pathlib.Path(made) / n for n in "rd")
+        if source is None:
+            source = pathlib.Path(made) / "synthetic"
+            write_synthetic(source, 64)
+        write_repeated(source, root, IMAGES)
         data = DataConfig(
             str(root),
             {"coco": 1.0},
@@ -265,7 +291,7 @@ def compare(data, root, directory, given):
     """Lets the sides take turns and prints what came of it."""
     tokenizer = Tokenizer(directory / "tokenizer")
     ours = loader.training_loader(data, SPEC, directory, seed=0, batch_size=given.batch)
-    length = given.batch * (given.rounds + 1) * (given.batches + AHEAD)
+    length = given.batch * ((given.rounds + 1) * given.batches + 4 * WORKERS)
     sides = {"regionjax": ours}
     for name, draft in (("DataLoader", False), ("DataLoader, reduced scale", True)):
         photographs = Photographs(root, "train", tokenizer, length, draft)
@@ -277,25 +303,20 @@ def compare(data, root, directory, given):
     results = {name: [] for name in sides}
     for round in range(given.rounds + 1):
         for name, batches in sides.items():
-            settle()
-            speed(batches, AHEAD)
             result = speed(batches, given.batches)
             if round:  # the first one is for warming up
                 results[name].append(result)
-                print(f"{name}: {result[0]:.0f} images a core second, {result[1]:.0f} a second")
+                print(f"{name}: {result:.0f} images a core second", flush=True)
     ours.close()
-    cores = {name: np.median(found, axis=0) for name, found in results.items()}
-    for name, (core, wall) in cores.items():
-        pair = results["regionjax"], results[name]
-        ratios = [mine[0] / other[0] for mine, other in zip(*pair, strict=True)]
+    for name, found in results.items():
+        ratios = [mine / other for mine, other in zip(results["regionjax"], found, strict=True)]
         print(
-            f"{name}: median {core:.0f} images a core second ({wall:.0f} a second with {WORKERS} "
-            f"workers); regionjax makes {np.median(ratios):.2f}x as many, {min(ratios):.2f} to "
-            f"{max(ratios):.2f}"
+            f"{name}: median {np.median(found):.0f} images a core second; regionjax makes "
+            f"{np.median(ratios):.2f}x as many ({min(ratios):.2f} to {max(ratios):.2f})"
         )
     whole, image = in_decoding(data, directory, tokenizer)
     print(f"an example takes {whole:.2f} ms, {image:.2f} of them ({image / whole:.0%}) its image")
-    need = given.chips * given.images_per_chip / cores["regionjax"][0]
+    need = given.chips * given.images_per_chip / np.median(results["regionjax"])
     print(
         f"{given.chips} chips at {given.images_per_chip:g} images a second each need {need:.0f} "
         f"cores of all hosts together, {need / given.chips:.2f} a chip"
