@@ -191,7 +191,7 @@ def test_the_2b_config_trains_on_the_built_in_world(tmp_path):
 
 @pytest.mark.slow
 def test_regionvlm_on_the_built_in_world(tmp_path):
-    """configs/regionvlm.py:tiny; other sizes by shapes in tests/configs/test_regionvlm_config.py."""
+    """configs/regionvlm.py:tiny; the other sizes: tests/configs/test_regionvlm_config.py."""
     folder = tmp_path / "run"
     run(
         ["regionjax.main", "--config", "configs/regionvlm.py:tiny", "--workdir", str(folder)],
