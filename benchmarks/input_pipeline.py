@@ -281,7 +281,7 @@ def main():
             location_bins=BINS,
             on_long="truncate",
             workers=WORKERS,
-            threads=1,
+            threads=0,
         )
         prepare.ensure(data, None, directory, progress=False)
         compare(data, root, directory, given)

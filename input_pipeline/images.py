@@ -73,8 +73,9 @@ def decode_image(data, size, name, edges=None):
     """The pixels that a model sees; the one rule for training and evaluation.
 
     The image, or a part of it, is squeezed to a square: bicubic, antialiased (the filter grows with
-    the scale). A JPEG that is at least twice as large is decoded at 1/2, 1/4 or 1/8 of its size
-    before, the smallest that is no smaller than the square.
+    the scale). What is at least twice as large is averaged before: a JPEG is decoded at 1/2, 1/4 or
+    1/8 of its size, the smallest that is no smaller than the square, and whole pixels are averaged
+    by the whole number of times that a side is larger.
 
     Args:
       data: the file's bytes.
@@ -100,7 +101,7 @@ def decode_image(data, size, name, edges=None):
         image = to_rgb(image)
         if image.size != (size, size) or edges:
             box = [edge * scale for edge in part]
-            image = image.resize((size, size), Image.Resampling.BICUBIC, box)
+            image = image.resize((size, size), Image.Resampling.BICUBIC, box, reducing_gap=1.0)
         return np.asarray(image)
 
 
