@@ -98,6 +98,7 @@ def published():
             "tokenizer": "downloads/instructblip-flan-t5-xl",
             "location_bins": 2,  # T5 has 28 words to spare and no use for these
             "prompts": PROMPTS,
+            "normalize_text": True,
             "crop": 0.1,
             "on_bad": "skip",
             "on_long": "truncate",

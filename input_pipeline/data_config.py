@@ -40,6 +40,9 @@ class DataConfig:
     on_long: str = "stop"  # a text that does not fit into BatchSpec: "stop", "skip", "truncate"
     mixture_by: str = "examples"  # or "regions": what the images fill slots with counts
     prompts: dict[str, str] = dataclasses.field(default_factory=dict)  # {task: template}; see tasks
+    # Names, expressions, narrations and captions are learnt and scored as BLIP's caption processor
+    # makes them: lower case, without . ! " ( ) * # : ; ~ and of at most 50 words.
+    normalize_text: bool = False
     leave_out: tuple[str, ...] = ()  # tasks that are not trained, such as "locate"
     as_mask: float = 0.6  # how often a region that has a mask is shown as that mask, …
     as_box: float = 0.2  # … as its bounding box, …

@@ -2,6 +2,7 @@
 
 import string
 
+from input_pipeline.trajectory_text import normalized
 from regionjax.batch import Segment
 from regionjax.config import nearest
 from regionjax.regions import WHOLE_IMAGE, box_to_locations, locations_to_text
@@ -31,6 +32,7 @@ PROMPTS = {
     "justify": "why {text}",  # question and answer
 }
 _ASKED = ("locate", "answer", "choose", "justify")
+_SAID = ("describe", "refer", "narrate", "caption")  # the answer is the annotation's text
 _LABELS = {"answer": "answer", "choose": "answer", "justify": "rationale"}  # in Annotation.extra
 
 
@@ -89,7 +91,18 @@ def texts(task, annotation, prompts=PROMPTS):
     return prompt(task, text, prompts), answer
 
 
-def segment(task, annotation, location_bins, region=None, prefix="", prompts=PROMPTS):
+def worded(task, answer, normalize):
+    """An answer as a model learns, scores and gives it (`data.normalize_text`).
+
+    Normalised where it says what is in a region or an image. Answers to questions stay as they are,
+    and so does a text of which nothing would be left.
+    """
+    return normalized(answer) or answer if normalize and task in _SAID else answer
+
+
+def segment(
+    task, annotation, location_bins, region=None, prefix="", prompts=PROMPTS, normalize=False
+):
     """The Segment of a task about an annotation.
 
     Args:
@@ -100,8 +113,10 @@ def segment(task, annotation, location_bins, region=None, prefix="", prompts=PRO
         the whole image whatever is given, because the region is the answer.
       prefix: what `region` is of it: "", PART or MORE.
       prompts: {task: template} of all tasks.
+      normalize: see `worded`.
     """
     question, answer = texts(task, annotation, prompts)
+    answer = worded(task, answer, normalize)
     if task == "locate":
         box = annotation.region.bounding_box()
         answer = locations_to_text(box_to_locations(box, location_bins))

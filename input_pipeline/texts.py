@@ -57,7 +57,7 @@ def ensure_texts(data, train, evaluated, directory, *, progress=True):
     tokenizer = _tokenizer(data, train, directory / "tokenizer")
     for key, part in parts.items():
         if key not in known["parts"]:
-            lengths = _lengths(part, tokenizer, data.prompts, progress)
+            lengths = _lengths(part, tokenizer, data, progress)
             known["parts"][key] = {"inputs": part.facts["inputs"], "lengths": lengths}
     known["tokenizer"] = {"size": tokenizer.size, "location_base": tokenizer.location_base}
     write_json(file, known)
@@ -85,6 +85,7 @@ def check_lengths(lengths, spec, on_long):
 def _settings(data):
     """What decides the tokenizer and the lengths, besides the texts."""
     settings = {"location_bins": data.location_bins, "prompts": data.prompts}
+    settings |= {"normalize_text": True} if data.normalize_text else {}
     if data.tokenizer:
         return settings | {"tokenizer": digest(tokens.file_of(data.tokenizer))}
     return settings | {"vocabulary_size": data.vocabulary_size}
@@ -93,8 +94,8 @@ def _settings(data):
 class _Spoken:
     """All texts of some parts, each once for every file it is in; can be gone through again."""
 
-    def __init__(self, parts, prompts):
-        self._parts, self._prompts = parts, prompts
+    def __init__(self, parts, data):
+        self._parts, self._prompts, self._normalize = parts, data.prompts, data.normalize_text
 
     def __iter__(self):
         yield from (tasks.PART, tasks.MORE)
@@ -103,6 +104,7 @@ class _Spoken:
                 spoken = set()
                 for task, found in texts.items():
                     for asked, answer, _ in found:
+                        answer = tasks.worded(task, answer, self._normalize)
                         spoken |= {tasks.prompt(task, asked, self._prompts), answer}
                 yield from sorted(spoken)
 
@@ -113,12 +115,12 @@ def _tokenizer(data, train, directory):
         if data.tokenizer:
             tokens.adopt(data.tokenizer, data.location_bins, directory)
         else:
-            spoken = _Spoken(train, data.prompts)
+            spoken = _Spoken(train, data)
             tokens.train(spoken, data.vocabulary_size, data.location_bins, directory)
     return tokens.Tokenizer(directory)
 
 
-def _lengths(part, tokenizer, prompts, progress):
+def _lengths(part, tokenizer, data, progress):
     """How long the prompts and targets of a part are, see ensure_texts."""
     lengths = []
     files = tqdm.tqdm(
@@ -127,7 +129,8 @@ def _lengths(part, tokenizer, prompts, progress):
     for texts in files:
         for task, found in texts.items():
             for asked, answer, count in found:
-                prompt = tasks.prompt(task, asked, prompts)
+                prompt = tasks.prompt(task, asked, data.prompts)
+                answer = tasks.worded(task, answer, data.normalize_text)
                 target = 4 if task == "locate" else len(tokenizer.encode(answer))
                 entry = {
                     "task": task,

@@ -212,8 +212,10 @@ class EncodeExample(MapWithIndex):
             region = view.region(region)
             if task == "locate":
                 annotation = dataclasses.replace(annotation, geometry=region)
-        bins, prompts = self.tokenizer.location_bins, self.data.prompts
-        return tasks.segment(task, annotation, bins, region, prefix, prompts)
+        bins, data = self.tokenizer.location_bins, self.data
+        return tasks.segment(
+            task, annotation, bins, region, prefix, data.prompts, data.normalize_text
+        )
 
     def _mirrored(self, chosen, segments):
         """`chosen` with texts about the mirrored image, or None where that cannot be said.

@@ -89,16 +89,13 @@ def evaluate(config, folder, *, build_system=systems.build):
             source: _drawn(part.records(), asked)
             for source, part in eval_parts(data, folder / "data").items()
         }
-        questions = make_questions(
-            records,
-            functools.partial(tasks.prompt, prompts=data.prompts),
-            lambda *texts: _fits(*texts, spec, tokenizer),
-        )
+        questions = questions_about(records, data, spec, tokenizer)
         log.info("evaluating step %d on split %s: %s", step, data.eval_split, questions.counts())
 
         # ---- answers -------------------------------------------------------------------------
         digest = _digest(records)
         asked_for = {"step": step, "split": data.eval_split, "prompts": data.prompts}
+        asked_for |= {"normalize_text": data.normalize_text}
         kept = Answers(folder / "answers" / _key(asked_for, asked, spec, digest), writes=chief)
         if kept.begun:
             log.info("going on with the answers that an evaluation left behind when it stopped")
@@ -216,6 +213,16 @@ def _drawn(records, settings):
     """At most `max_images` records, the same ones every time, in the order of the files."""
     order = np.random.default_rng(settings.seed).permutation(len(records))
     return [records[int(index)] for index in sorted(order[: settings.max_images])]
+
+
+def questions_about(records, data, spec, tokenizer):
+    """The Questions about records, asked and worded as `data` (DataConfig) trains them."""
+    return make_questions(
+        records,
+        functools.partial(tasks.prompt, prompts=data.prompts),
+        lambda *texts: _fits(*texts, spec, tokenizer),
+        functools.partial(tasks.worded, normalize=data.normalize_text),
+    )
 
 
 def _fits(prompt, target, spec, tokenizer):

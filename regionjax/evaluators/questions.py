@@ -42,7 +42,7 @@ class Questions:
         return sizes | self.left_out
 
 
-def make_questions(records, prompt, fits):
+def make_questions(records, prompt, fits, worded=lambda task, text: text):
     """Everything that can be asked about records.
 
     Expressions come from the sources that have nothing else, as referring expressions do; names
@@ -54,6 +54,8 @@ def make_questions(records, prompt, fits):
         proposals (regions with a mask) and annotations with kind, text and region.
       prompt: (task, text) → the prompt of a task about an annotation of that text.
       fits: (prompt, target) → whether both fit into a batch; what does not is left out.
+      worded: (task, text) → a text as the model was taught to say it; expressions are scored so.
+        Captions are compared as words, which it leaves alone.
     """
     regions, narrations, captions = [], [], []
     expressions = {"made for it": [], "by the way": []}
@@ -80,14 +82,15 @@ def make_questions(records, prompt, fits):
         purpose = "made for it" if by_kind.keys() == {"expression"} else "by the way"
         for annotation in by_kind.get("expression", ()):
             refer, locate = (prompt(task, annotation.text) for task in ("refer", "locate"))
-            if not (fits(refer, annotation.text) and fits(locate, "")):
+            expression = worded("refer", annotation.text)
+            if not (fits(refer, expression) and fits(locate, "")):
                 left_out["expressions_too_long"] += 1
             else:
                 expressions[purpose].append(
                     Referred(
                         record=record,
                         region=_fresh(annotation.region),
-                        expression=annotation.text,
+                        expression=expression,
                         refer_prompt=refer,
                         locate_prompt=locate,
                         box=annotation.region.bounding_box(),

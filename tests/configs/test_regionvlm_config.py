@@ -72,6 +72,11 @@ def test_the_released_text_and_the_right_one():
     assert words["xl"].model.max_point_tokens == 4 * points["xl"] + 2
 
 
+def test_texts_are_those_of_the_released_caption_processor():
+    for arg in ("xl", "parity", "base"):
+        assert configs.load(f"{CONFIG}:{arg}").data.normalize_text is True
+
+
 def test_published_schedule():
     program = make_program(configs.load(f"{CONFIG}:xl"), jax.devices()[:8])
     rate = program.optimizer.schedule

@@ -9,6 +9,7 @@ from data_folder import write_folder
 from input_pipeline import parts, prepare
 from input_pipeline.data_config import DataConfig
 from input_pipeline.errors import DataError
+from input_pipeline.tokens import Tokenizer
 
 
 def command(*arguments):
@@ -52,6 +53,17 @@ def test_a_run_reads_what_was_prepared(prepared, tmp_path):
     assert prepare.ensure(again, None, tmp_path / "run", progress=False) == facts
     alone = DataConfig(mixture={"coco": 1.0}, prepared=str(prepared / "one"))
     assert alone.prepared == (str(prepared / "one"),)
+
+
+def test_normalised_texts_are_counted_as_they_are_learnt(prepared, tmp_path):
+    data = config(prepared, {"told": 1.0, "coco": 1.0}, normalize_text=True)
+    facts = prepare.ensure(data, None, tmp_path / "run", processes=1, progress=False)
+    assert "narrate → then comes blue" in {entry["example"] for entry in facts["lengths"]}
+    tokenizer = Tokenizer(tmp_path / "run/tokenizer")
+    assert tokenizer.decode(tokenizer.encode("Then then")) == "<unk> then"
+    with pytest.raises(DataError, match="normalize_text: True → None"):
+        data = dataclasses.replace(data, normalize_text=False)
+        prepare.ensure(data, None, tmp_path / "run", processes=1, progress=False)
 
 
 def test_prepared_and_root_together(prepared, own_folder, tmp_path):

@@ -42,6 +42,30 @@ def test_tasks():
     assert box_iou(named, box) > 0.85
 
 
+def test_what_is_in_a_region_is_said_in_normalised_text():
+    """Hand cases of BLIP's caption processor; questions and their answers are left alone."""
+    box = Region.from_box([0, 0, 0.5, 1])
+
+    def said(task, annotation, prefix=""):
+        return tasks.segment(task, annotation, 32, prefix=prefix, normalize=True).target
+
+    raw = 'The "Red" box: (left);  no. 3!'
+    for kind, task in (("phrase", "describe"), ("expression", "refer"), ("caption", "caption")):
+        assert said(task, Annotation(kind, raw, "1", box)) == "the red box left no 3"
+    assert said("refer", Annotation("expression", "The MAN.", "1", box), tasks.PART) == (
+        "part of the man"
+    )
+    assert said("narrate", Annotation("narration", "A T-shirt, 'blue'?", "1", box)) == (
+        "a t-shirt, 'blue'?"
+    )
+    assert said("caption", Annotation("caption", "A " * 60, "1")) == "a " * 49 + "a"
+    assert said("caption", Annotation("caption", "!!", "1")) == "!!"  # rather than nothing
+    asked = Annotation("question", "Is it No. 3?", "1", None, {"answer": "No. 3"})
+    assert said("answer", asked) == "No. 3"
+    located = tasks.segment("locate", Annotation("expression", raw, "1", box), 32, normalize=True)
+    assert located.prompt == f"locate {raw}"
+
+
 @pytest.mark.parametrize(
     ("prompts", "problem"),
     [

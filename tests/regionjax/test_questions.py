@@ -1,9 +1,13 @@
 """Questions made of records."""
 
 import dataclasses
+import types
 
 import numpy as np
 
+from input_pipeline import tasks
+from input_pipeline.data_config import DataConfig
+from regionjax.evaluate import questions_about
 from regionjax.evaluators.questions import make_questions
 from regionjax.regions import WHOLE_IMAGE, Region
 
@@ -78,6 +82,23 @@ def test_referring_expressions_go_before_names():
     masks = [proposal.mask for proposal in made.expressions[0].proposals()]
     np.testing.assert_array_equal(masks, [DOG.mask, CAT.mask])
     assert len(made.regions) == 3
+
+
+def test_expressions_are_scored_as_they_are_learnt():
+    """With data.normalize_text; captions are compared as words, so they keep their form."""
+    things = [Annotation("expression", "The Dog!", DOG), Annotation("caption", "A Dog.")]
+    record = Record("3", things)
+    tokenizer = types.SimpleNamespace(encode=str.split)
+    lengths = {"prompt_length": 9, "target_length": 9, "text_length": 9}
+    spec = types.SimpleNamespace(**lengths)
+    for normalize, expected in ((True, "the dog"), (False, "The Dog!")):
+        data = DataConfig("", {"coco": 1.0}, normalize_text=normalize)
+        made = questions_about({"refer": [record]}, data, spec, tokenizer)
+        (item,) = made.expressions
+        learnt = tasks.segment("refer", things[0], 16, normalize=normalize)
+        assert item.expression == learnt.target == expected
+        assert item.locate_prompt == "locate The Dog!"
+        assert made.captions[0].references == ("A Dog.",)
 
 
 def test_what_does_not_fit_is_left_out():
