@@ -50,6 +50,9 @@ class DataConfig:
     as_part: float = 0.0  # … as one side of a cut through the mask, named "part of …", …
     as_more: float = 0.0  # … together with another thing's mask, named "more than …", …
     as_nothing: float = 0.0  # … or not at all: as the whole image, so that a guess is learnt too
+    # What training sees of regions and traces: "as_is"; "shuffled": points in no order; "hidden":
+    # the whole image in their place, always. The last two are what a model is compared with.
+    show_regions: str = "as_is"
     # Changes to training images that regions and texts follow; see input_pipeline/augmentation.py.
     crop: float = 0.0  # the most that is cut off each side, as a share; never part of a region
     flip: float = 0.0  # how often left and right change places, where the texts allow it
@@ -73,6 +76,7 @@ class DataConfig:
             ("on_bad", ("stop", "skip")),
             ("on_long", ("stop", "skip", "truncate")),
             ("mixture_by", ("examples", "regions")),
+            ("show_regions", ("as_is", "shuffled", "hidden")),
         ):
             if getattr(self, name) not in values:
                 expected = " or ".join(map(repr, values))

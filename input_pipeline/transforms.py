@@ -241,11 +241,14 @@ class EncodeExample(MapWithIndex):
         """An annotation's region as a user might point at it, and what to call that.
 
         Its mask, its box, points in it, one side of a cut ("part of"), its mask with another's
-        ("more than"), or nothing.
+        ("more than"), or nothing. `data.show_regions` may hide it, or lose the order of its points.
         """
         region = annotation.region
-        if region.kind == "points" or region is WHOLE_IMAGE:
-            return region, ""
+        if region is WHOLE_IMAGE or self.data.show_regions == "hidden":
+            return WHOLE_IMAGE, ""
+        shuffled = self.data.show_regions == "shuffled"
+        if region.kind == "points":
+            return Region(points=rng.permutation(region.points)) if shuffled else region, ""
         ways = ("nothing", "more", "part", "points", "box", "mask")
         draw = rng.random()
         for way in ways:
@@ -255,7 +258,8 @@ class EncodeExample(MapWithIndex):
         if way == "nothing":
             return WHOLE_IMAGE, ""
         if way == "points":
-            return scribble(region, self.spec.points, rng), ""
+            drawn = scribble(region, self.spec.points, rng)
+            return Region(points=rng.permutation(drawn.points)) if shuffled else drawn, ""
         if way == "box" and region.kind != "box":
             return Region(box=region.bounding_box()), ""
         named = region.kind == "mask" and annotation.kind in ("phrase", "expression")

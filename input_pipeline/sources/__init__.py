@@ -3,7 +3,7 @@
 import pathlib
 
 from input_pipeline.errors import DataError
-from input_pipeline.sources.coco import Coco
+from input_pipeline.sources.coco import Coco, CocoCaptions, CocoInstances
 from input_pipeline.sources.coco_karpathy import CocoKarpathy
 from input_pipeline.sources.flickr30k_entities import Flickr30kEntities
 from input_pipeline.sources.localized_narratives import LocalizedNarratives
@@ -21,6 +21,8 @@ from regionjax.config import nearest
 # Name: (what makes the source from `annotations` and `images`, where these lie below a data root).
 SOURCES = {
     "coco": (Coco, "annotations", "."),
+    "coco_instances": (CocoInstances, "annotations", "."),
+    "coco_captions": (CocoCaptions, "annotations", "."),
     "coco_karpathy": (CocoKarpathy, "annotations", "."),
     "flickr30k_entities": (Flickr30kEntities, "flickr30k_entities", "."),
     "localized_narratives": (LocalizedNarratives, "localized_narratives", "."),

@@ -7,6 +7,9 @@ else is named so; `train` and `val` are those of 2017. `test` has no public anno
 
 A category name is the `phrase` of each of its instances; of an instance that has no twin in its
 image it is also an `expression`. Instances that are crowds are left out. A caption is a `caption`.
+
+`coco` reads both files, `coco_instances` and `coco_captions` one of them: so regions and whole
+images can have weights of their own in a mixture.
 """
 
 import collections
@@ -52,15 +55,16 @@ class Coco:
     annotations: pathlib.Path
     images: pathlib.Path
     name = "coco"
+    kinds = ("instances", "captions")
     licence = "COCO: annotations CC BY 4.0, each photograph under its own Flickr licence"
 
     def files(self, split):
         """Annotation files of a split."""
-        places = [self._file(kind, split) for kind in ("instances", "captions")]
+        places = [self._file(kind, split) for kind in self.kinds]
         found = [path for path in places if path.is_file()]
         if not found and split.startswith("test"):
             raise DataError(
-                f"no file {places[0]} and no {places[1].name}: COCO publishes no annotations of "
+                f"no file {' and no '.join(map(str, places))}: COCO publishes no annotations of "
                 "its test images; `val` has them"
             )
         return found or [existing(places[0])]
@@ -152,6 +156,20 @@ class Coco:
             annotations=annotations,
             coco_id=item.coco_id,
         )
+
+
+class CocoInstances(Coco):
+    """COCO without its captions: objects with their outlines, and their names."""
+
+    name = "coco_instances"
+    kinds = ("instances",)
+
+
+class CocoCaptions(Coco):
+    """COCO without its objects: captions of whole images."""
+
+    name = "coco_captions"
+    kinds = ("captions",)
 
 
 # ---- shared with the sources that use COCO's photographs or the form of its files ---------------

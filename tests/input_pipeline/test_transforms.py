@@ -426,3 +426,28 @@ def test_parts_whose_text_does_not_fit_are_shown_whole(record, tokenizer):
             seen[segment.target] += 1
     assert seen["the red box"] and seen["red box"]
     assert not any(text.startswith("part of") for text in seen)
+
+
+@pytest.mark.parametrize("way", ["hidden", "shuffled"])
+def test_regions_hidden_and_points_out_of_order(record, tokenizer, way):
+    points = {"as_mask": 0.0, "as_box": 0.0, "as_points": 1.0}
+    encode = encoder(tokenizer, **points, show_regions=way)
+    as_is = encoder(tokenizer, **points)
+    trace = record.annotations[3].region.points
+    seen, moved = collections.Counter(), 0
+    for index in range(60):
+        segments = encode.draw(record, example_rng(0, index)).segments
+        first = as_is.draw(record, example_rng(0, index)).segments[0].region
+        for place, segment in enumerate(segments):
+            task = segment.prompt.split(" ")[0]
+            seen[task] += 1
+            if way == "hidden" or task in ("", "locate"):
+                assert segment.region is WHOLE_IMAGE
+            elif task == "narrate":
+                found = segment.region.points
+                assert (np.diff(found[:, 0]) < 0).any() and (np.diff(trace[:, 0]) > 0).all()
+                assert sorted(found.tolist()) == sorted(trace.tolist())
+            elif place == 0:  # nothing else was drawn before it: the same scribble
+                assert sorted(segment.region.points.tolist()) == sorted(first.points.tolist())
+                moved += bool((segment.region.points != first.points).any())
+    assert len(seen) == 5 and (way == "hidden" or moved > 5)

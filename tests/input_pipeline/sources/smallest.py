@@ -58,6 +58,16 @@ def coco(root, image):
     return Folder(root, root, file, "instances_train2017.json")
 
 
+def coco_captions(root, image):
+    captions = {
+        "images": [{"id": 9, "file_name": "000000000009.jpg", **SIZE}],
+        "annotations": [{"id": 10, "image_id": 9, "caption": "A dog."}],
+    }
+    file = "train2017/000000000009.jpg"
+    write(root, {"captions_train2017.json": captions, file: image})
+    return Folder(root, root, file, "captions_train2017.json")
+
+
 def instance(image_id):
     return {
         "id": 10,
@@ -278,6 +288,8 @@ def tfds(root, image):
 
 SMALLEST = {  # source: what writes its folder, from a root and the bytes of an image or None
     "coco": coco,
+    "coco_instances": coco,
+    "coco_captions": coco_captions,
     "coco_karpathy": coco_karpathy,
     "flickr30k_entities": flickr30k_entities,
     "localized_narratives": localized_narratives,

@@ -144,6 +144,22 @@ def test_2014_by_name(own_folder):
         read(below(own_folder), "val")
 
 
+def test_one_of_the_two_files(own_folder):
+    images = json.loads((own_folder / "annotations/instances_train2017.json").read_text())["images"]
+    captions = own_folder / "annotations/captions_train2017.json"
+    edit(captions, lambda content: content.update(images=images))
+    for name, kinds in (
+        ("coco_instances", {"phrase", "expression"}),
+        ("coco_captions", {"caption"}),
+    ):
+        records, _ = read(sources.source_below(own_folder, name))
+        assert records
+        assert {a.kind for record in records for a in record.annotations} == kinds
+    captions.unlink()
+    with pytest.raises(DataError, match="no file .*captions_train2017.json"):
+        read(sources.source_below(own_folder, "coco_captions"))
+
+
 def test_captions_alone(own_folder):
     instances = own_folder / "annotations/instances_train2017.json"
     images = json.loads(instances.read_text())["images"]
