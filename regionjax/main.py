@@ -9,7 +9,13 @@ Modes:
   train     train, or go on from the last checkpoint in the workdir; then evaluate, unless
             --config.train.evaluate_at_end=False
   evaluate  evaluate the last checkpoint in the workdir
-  plan      compile the training step for --topology, without having one
+  chat      talk about the photograph --image: lines such as `@12,30 15,33 what is this?`, points in
+            pixels, from the terminal or a pipe (/help lists the others). The weights are those of
+            the workdir's last checkpoint, else of config.init_from. config.evaluate.generation and
+            config.evaluate.seed say how answers are made, config.dialogue what is told of earlier
+            ones. Nothing is written.
+  plan      compile the training step for --topology, without having one; without --topology,
+            count parameters, memory and FLOPs of the shapes
 
 Exit codes:
   0    done
@@ -41,10 +47,11 @@ from regionjax.signals import Stopped
 
 _CONFIG = flags.DEFINE_string("config", None, "config file, FILE or FILE:ARG")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; made when absent")
-_MODE = flags.DEFINE_enum("mode", "train", ("train", "evaluate", "plan"), "what to do")
+_MODE = flags.DEFINE_enum("mode", "train", ("train", "evaluate", "chat", "plan"), "what to do")
 _FORCE_NEW_WORKDIR = flags.DEFINE_bool(
     "force_new_workdir", False, "move the workdir aside, deleting nothing, and begin anew"
 )
+_IMAGE = flags.DEFINE_string("image", None, "chat: a photograph to begin with")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes of a run")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "plan: a TPU slice, such as v5e:4x4")
 _NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "plan: how many of them", lower_bound=1)
@@ -113,8 +120,13 @@ def dispatch(config):
     if _MODE.value == "plan":
         from regionjax.plan import plan
 
-        return plan(config, _required(_TOPOLOGY), num_slices=_NUM_SLICES.value)
+        return plan(config, _TOPOLOGY.value, num_slices=_NUM_SLICES.value)
     workdir = _required(_WORKDIR)
+    if _MODE.value == "chat":
+        from regionjax.chat import chat
+
+        chat(config, workdir, _IMAGE.value)
+        return 0
     if _MODE.value == "train":
         from regionjax.train import train
 

@@ -7,6 +7,9 @@ import numpy as np
 
 from regionjax import tables
 
+# Arrays of a parameter's own size that the optimiser keeps: AdamW's two moments, Muon's one.
+SLOTS = {"": 2, "muon": 1, "frozen": 0}
+
 
 def describe(params, shardings, optimizer, dropped):
     """One line a parameter, for the log file.
@@ -50,16 +53,18 @@ def summarize(params, shardings, optimizer, dropped):
             f"{optimizer.multipliers[path]:g}",
             f"{optimizer.decay[path]:g}",
         )
-        group = groups.setdefault(treatment, {"count": 0, "bytes": 0, "whole": 0})
+        group = groups.setdefault(treatment, {"count": 0, "bytes": 0, "slots": 0, "whole": 0})
+        size = shard_bytes(array, places[path])
         group["count"] += math.prod(array.shape)
-        group["bytes"] += shard_bytes(array, places[path])
+        group["bytes"] += size
+        group["slots"] += size * SLOTS[_treatment(optimizer, path)]
         group["whole"] += path in dropped
-    rows = [("part", "parameters", "MiB a device", "rate ×", "decay", "")]
+    rows = [("part", "parameters", "MiB a device", "slots, MiB", "rate ×", "decay", "")]
     for (part, treatment, rate, decay), group in groups.items():
         whole = f"{group['whole']} less sharded than the rules say" if group["whole"] else ""
         note = ", ".join(filter(None, (treatment, whole)))
-        size = f"{group['bytes'] / 2**20:.2f}"
-        rows.append((part, f"{group['count']:,}", size, rate, decay, note))
+        sizes = [f"{group[kind] / 2**20:.2f}" for kind in ("bytes", "slots")]
+        rows.append((part, f"{group['count']:,}", *sizes, rate, decay, note))
     return aligned(rows)
 
 

@@ -2,7 +2,8 @@
 
 The real step of a config is compiled by the real TPU compiler, which runs on any Linux machine.
 What is printed is what that program asks for: memory, FLOPs by our own count, collectives. How
-long a step takes is not among it, as nothing here runs.
+long a step takes is not among it, as nothing here runs. Without a slice nothing is compiled: the
+parameters, their slots and the FLOPs are those of the shapes.
 """
 
 import dataclasses
@@ -61,21 +62,28 @@ class Program:
             return lower_train_step(step, self.state, self.batch).compile()
 
 
-def plan(config, topology, *, num_slices=1, build_system=systems.build):
+def plan(config, topology=None, *, num_slices=1, build_system=systems.build):
     """Compiles the training step of a config for TPU slices, and prints what it needs.
 
     Args:
       config: ConfigDict.
-      topology: such as "v5e:4x4".
+      topology: such as "v5e:4x4"; None: counts for one device, and nothing is compiled.
       num_slices: how many of them; they lie along the mesh's data axis.
       build_system: (config, BatchSpec) → System.
 
     Returns:
-      0 if the program fits into the memory of the chips, else 1.
+      0 if the program fits into the memory of the chips, or there are none, else 1.
 
     Raises:
       ConfigError: a setting that cannot be used, no such slice, no TPU compiler.
     """
+    if topology is None:
+        program = make_program(config, jax.devices()[:1], build_system)
+        print(f"{config.system} on one device, by its shapes\n")
+        _print_parameters(program)
+        _print_work(program, "device")
+        _print_sharing(config, program, build_system)
+        return 0
     chip, devices = chips.open_slice(topology, num_slices)
     program = make_program(config, devices, build_system)
     where = f"{num_slices} × {topology}" if num_slices > 1 else topology
@@ -87,6 +95,7 @@ def plan(config, topology, *, num_slices=1, build_system=systems.build):
     print(f"{config.system} on {where}: {count}, mesh {axes}\n")
     _print_parameters(program)
     _print_work(program, one)
+    _print_sharing(config, program, build_system)
 
     begin = time.monotonic()
     try:
@@ -164,6 +173,21 @@ def _print_work(program, one):
     for part in work.parts:
         flops = each[part.name]
         row(f"  {part.name}", images * flops, ".3e", f"{flops / part.forward:.2f} × forward")
+
+
+def _print_sharing(config, program, build_system):
+    """What a region costs when so many share an image."""
+    print("\nFLOPs of a region, by regions an image")
+    spec, params, frozen = (
+        program.settings.batch,
+        program.state.params,
+        program.optimizer.frozen,
+    )
+    for regions in sorted({1, 8, spec.regions}):
+        work = build_system(config, dataclasses.replace(spec, regions=regions)).flops()
+        forward = sum(part.forward for part in work.parts) / regions
+        training = sum(work.training(params, frozen).values()) / regions
+        print(f"  {regions:<28}{training:>18.3e}   {forward:.3e} forward")
 
 
 def _print_memory(memory, program, chip, one):

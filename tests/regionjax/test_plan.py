@@ -16,7 +16,7 @@ import toy
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from regionjax import chips, config, hlo
+from regionjax import chips, config, hlo, optim, parameters
 from regionjax.config import ConfigError
 from regionjax.flops import Part, Work
 from regionjax.plan import make_program, plan
@@ -64,6 +64,49 @@ def test_a_small_program_fits(capsys):
     assert value("sum") == pytest.approx(total, abs=0.5)
     assert re.search(r"all-gather +\d", said)
     assert said.endswith("\nfits on v5e:2x2\n")
+
+
+def test_without_a_slice_shapes_are_counted(capsys):
+    def frozen_words(section, spec):
+        work = Work(
+            {"toy": 10}, (Part("words", ("params/words/",), (), 60 + 20 * spec.regions, 0),)
+        )
+        return dataclasses.replace(toy.build_system(section, spec), flops=lambda: work)
+
+    frozen = (("^params/words", True), (".*", False))
+    small = toy_config(**{"optim.frozen": frozen})
+    assert plan(small, build_system=frozen_words) == 0
+    said = capsys.readouterr().out
+    program = make_program(small, jax.devices()[:1], frozen_words)
+    table = [line.split() for line in said.split("\n\n")[1].splitlines()[1:-1]]
+    for part in ("words", "tower", "box"):
+        sizes = jax.tree.leaves(program.state.params[part])
+        rows = [row for row in table if row[0] == part]
+        assert sum(int(row[1].replace(",", "")) for row in rows) == sum(x.size for x in sizes)
+    # Of one image 60, of each region 20; nothing of it is trained, so forward is all.
+    shared = said.partition("FLOPs of a region")[2].splitlines()[1:]
+    assert [line.split()[0] for line in shared] == ["1", "3", "8"]
+    assert [float(line.split()[2]) for line in shared] == [80.0, 40.0, 27.5]
+
+
+def test_slots_in_the_table_are_those_of_the_optimiser():
+    square = jax.ShapeDtypeStruct((1024, 1024), jnp.float32)
+    params = {"vit": {"kernel": square}, "qformer": {"kernel": square, "table": square}}
+    settings = optim.OptimConfig(
+        learning_rate=1.0,
+        frozen=(("^params/vit", True), (".*", False)),
+        muon=(("kernel", "io"), (".*", "")),
+    )
+    optimizer = optim.make_optimizer(settings, 10, params)
+    place = NamedSharding(Mesh(jax.devices()[:1], "x"), P())
+    places = jax.tree.map(lambda _: place, params)
+    rows = [line.split() for line in parameters.summarize(params, places, optimizer, {})[1:]]
+    kept = sum(
+        x.size * x.dtype.itemsize for x in jax.tree.leaves(jax.eval_shape(optimizer.init, params))
+    )
+    slots = [("qformer", "4.00"), ("qformer", "8.00"), ("vit", "0.00")]
+    assert sorted((row[0], row[3]) for row in rows) == slots
+    assert sum(float(row[3]) for row in rows) == pytest.approx(kept / 2**20, abs=0.01)
 
 
 @compiler_test
