@@ -19,6 +19,9 @@ def existing(path):
     if not path.parent.is_dir():
         raise DataError(f"no file {path} (nor its folder)")
     siblings = sorted(p.name for p in path.parent.iterdir() if p.is_file())
+    for packed in (f"{path.name}.gz", f"{path.name}.zip"):
+        if packed in siblings:
+            raise DataError(f"no file {path}, but {packed}: unpack it")
     raise DataError(f"no file {path}{nearest(path.name, siblings) if siblings else ''}")
 
 
@@ -59,6 +62,7 @@ def parse_json(data, where):
     Raises:
       DataError: not JSON; names the line and column, or the byte.
     """
+    refuse_packed(data, where)
     try:
         return json.loads(data)
     except json.JSONDecodeError as error:
@@ -68,27 +72,53 @@ def parse_json(data, where):
         raise DataError(f"{where}, byte {error.start}: not JSON: {error.reason}") from error
 
 
+def refuse_packed(data, where):
+    """Raises DataError if bytes begin as gzip's do."""
+    if data.startswith(b"\x1f\x8b"):
+        raise DataError(f"{where} is compressed (gzip): unpack it")
+
+
 def read_json_lines(path):
     """Yields (line number, object) of a JSON Lines file; empty lines are passed over.
 
     Raises:
       DataError: missing, or a line that is not a JSON object (with its number).
     """
+    for number, line in read_lines(path):
+        yield number, parse_line(line, f"{path}, line {number}")
+
+
+def read_lines(path):
+    """Yields (line number, bytes) of a JSON Lines file; empty lines are passed over.
+
+    Raises:
+      DataError: missing, or compressed.
+    """
     with existing(path).open("rb") as lines:
         for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                content = json.loads(line)
-            except json.JSONDecodeError as error:
-                place = f"{path}, line {number}, column {error.colno}"
-                raise DataError(f"{place}: not JSON: {error.msg}") from error
-            except UnicodeDecodeError as error:
-                raise DataError(f"{path}, line {number}: not JSON: {error.reason}") from error
-            if not isinstance(content, dict):
-                kind = type(content).__name__
-                raise DataError(f"{path}, line {number}: a {kind}, expected an object")
-            yield number, content
+            if number == 1:
+                refuse_packed(line, path)
+            if line.strip():
+                yield number, line
+
+
+def parse_line(line, where):
+    """The object of a line of a JSON Lines file.
+
+    Raises:
+      DataError: not a JSON object; `where` names file and line.
+    """
+    try:
+        content = json.loads(line)
+    except json.JSONDecodeError as error:
+        place = f"{where}, column {error.colno}"
+        whole = "" if len(line.strip()) > 1 else " (each line is an object of its own)"
+        raise DataError(f"{place}: not JSON: {error.msg}{whole}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not JSON: {error.reason}") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{where}: a {type(content).__name__}, expected an object")
+    return content
 
 
 # What the unpickler raises on bytes that are no pickle, cut short or made to do harm.

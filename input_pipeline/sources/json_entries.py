@@ -11,10 +11,11 @@ import json
 import re
 
 from input_pipeline.errors import DataError
-from input_pipeline.sources.annotation_files import existing
+from input_pipeline.sources.annotation_files import existing, refuse_packed
 from regionjax.config import nearest
 
 _CHUNK = 1 << 20  # bytes; an entry may be longer
+_WORD = 32  # characters at the end of what is in memory that may be half a word or number
 _SPACE = re.compile(r"[ \t\n\r]*")
 _decode = json.JSONDecoder().raw_decode
 
@@ -97,7 +98,9 @@ class _Text:
         self._file = existing(path).open("rb")
         self._utf8 = codecs.getincrementaldecoder("utf-8-sig")()
         self._text, self._at = "", 0  # what is in memory; where the reader stands in it
-        self._byte = 3 if self._file.read(3) == codecs.BOM_UTF8 else 0  # … and in the file
+        start = self._file.read(3)
+        refuse_packed(start, path)
+        self._byte = 3 if start == codecs.BOM_UTF8 else 0  # … and in the file
         self._file.seek(0)
 
     def __enter__(self):
@@ -160,9 +163,10 @@ class _Text:
                 value, stop = _decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 wrong = error.pos - self._at
-                if self._more():  # cut off, or wrong wherever it ends
-                    continue
-                raise self._error(error.msg, wrong) from error
+                late = error.pos > len(self._text) - _WORD
+                if (late or error.msg.startswith("Unterminated string")) and self._more():
+                    continue  # it was only cut off
+                raise self._error(error.msg, self._at + wrong) from error
             length = stop - self._at
             if stop < len(self._text) or not self._more():  # a number may go on
                 start = self._byte

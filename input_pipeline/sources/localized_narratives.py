@@ -34,7 +34,7 @@ import numpy as np
 from input_pipeline.errors import DataError
 from input_pipeline.images import read_image
 from input_pipeline.records import Annotation, Record
-from input_pipeline.sources.annotation_files import field, read_json_lines
+from input_pipeline.sources.annotation_files import field, parse_line, read_lines
 from input_pipeline.sources.named_files import check_option, named_files
 from input_pipeline.sources.source import Item
 from input_pipeline.sources.speech import (
@@ -51,6 +51,9 @@ from regionjax.regions import Region, RegionError
 _FILE = re.compile(
     r"(?P<dataset>\w+?)_(?P<split>train|val|validation|test)(?:_v\d+)?_localized_narratives"
     r"(?:-(?P<part>\d+)-of-(?P<parts>\d+))?\.jsonl"
+)
+_BEGINNING = re.compile(
+    rb'\{\s*"dataset_id":\s*"(?P<dataset_id>[\w-]*)",\s*"image_id":\s*"(?P<image_id>[\w-]*)",'
 )
 _OPEN_IMAGES_FOLDERS = {
     "train": "train",
@@ -71,12 +74,17 @@ class NarrativeItem(Item):
     """A line of a file.
 
     Attributes:
-      narrative: its object.
+      line: as it is in the file; thousands of points of it are parsed where the record is made.
       where: "file, line n", for errors.
     """
 
-    narrative: dict
+    line: bytes
     where: str
+
+    @property
+    def narrative(self):
+        """The line's object; DataError if it is none."""
+        return parse_line(self.line, self.where)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,12 +113,13 @@ class LocalizedNarratives:
         """Yields a NarrativeItem a line."""
         del tally
         for path in self.files(split):
-            for number, narrative in read_json_lines(path):
+            for number, line in read_lines(path):
                 where = f"{path}, line {number}"
-                file_name = self.image_file(narrative, split, where)
-                image_id = str(narrative["image_id"])
-                coco_id = int(image_id) if _COCO.fullmatch(narrative["dataset_id"]) else None
-                yield NarrativeItem(image_id, file_name, coco_id, narrative, where)
+                about = _about(line, where)
+                file_name = self.image_file(about, split, where)
+                image_id = str(about["image_id"])
+                coco_id = int(image_id) if _COCO.fullmatch(about["dataset_id"]) else None
+                yield NarrativeItem(image_id, file_name, coco_id, line, where)
 
     def record(self, item, tally):
         """The Record of a narrative; None if no sentence of it has a trace."""
@@ -169,6 +178,17 @@ class LocalizedNarratives:
             folders = ["val2014", "train2014"]
         files = [f"{folder}/COCO_{folder}_{number:012d}.jpg" for folder in folders]
         return files[0] if (self.images / files[0]).is_file() else files[-1]
+
+
+def _about(line, where):
+    """An object with a line's dataset_id and image_id.
+
+    From its beginning, if it is as published and the line is not cut short; else the whole line's.
+    """
+    match = _BEGINNING.match(line)
+    if not match or not line.rstrip().endswith(b"}"):
+        return parse_line(line, where)
+    return {key: value.decode() for key, value in match.groupdict().items()}
 
 
 def narrations(narrative, where, tally, sentences="true"):

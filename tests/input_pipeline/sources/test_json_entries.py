@@ -1,5 +1,6 @@
 """Entries of JSON files read piece by piece, against the standard library's whole reading."""
 
+import gzip
 import json
 
 import pytest
@@ -85,7 +86,28 @@ def test_broken_objects(tmp_path, chunk, text):
         list(entries_of(path, ["a"]))
 
 
+def test_a_mistake_at_the_beginning_is_not_looked_for_at_the_end(tmp_path, monkeypatch):
+    """Nor is the rest of the file, which may be larger than memory, read for it."""
+    path = tmp_path / "file.json"
+    path.write_text('[{"a": 1}, {"a" 2},\n' + '{"a": 3},\n' * 300_000 + "{}]")
+    sizes = []
+    more = json_entries._Text._more
+
+    def read(text):
+        found = more(text)
+        sizes.append(len(text._text))
+        return found
+
+    monkeypatch.setattr(json_entries._Text, "_more", read)
+    with pytest.raises(DataError, match="line 1, column 17: not JSON: Expecting ':' delimiter"):
+        list(list_entries(path))
+    assert path.stat().st_size > 2 * max(sizes)
+
+
 def test_other_errors(tmp_path):
+    (tmp_path / "x.json").write_bytes(gzip.compress(b"[]"))
+    with pytest.raises(DataError, match=r"x.json is compressed \(gzip\): unpack it"):
+        list(list_entries(tmp_path / "x.json"))
     path = tmp_path / "file.json"
     path.write_text('{"anotations": [1], "images": {}}')
     with pytest.raises(DataError, match="no list `annotations`; did you mean `anotations`"):

@@ -148,6 +148,25 @@ def test_broken_lines_and_images(own_folder):
         read(below(own_folder))
 
 
+def test_lines_are_parsed_where_their_records_are_made(own_folder):
+    """Of a published line the beginning tells which image it is of; any other is read whole."""
+    path = own_folder / "localized_narratives/coco_train_localized_narratives.jsonl"
+    line = json.dumps(narrative(1))
+    other = json.dumps(dict(reversed(narrative(2).items())))
+    path.write_bytes(b"\xef\xbb\xbf" + f"{line}\r\n\r\n{other}\r\n".encode())
+    records, _ = read(below(own_folder))
+    assert [(r.image_id, len(r.annotations)) for r in records] == [("1", 2), ("2", 2)]
+    source = below(own_folder)
+    broken = line.replace('"t": 0.1', '"t": 0,1')
+    path.write_text(f"{line}\n{broken}\n")
+    _, item = source.items("train", collections.Counter())
+    with pytest.raises(DataError, match=r"narratives.jsonl, line 2, column \d+: not JSON"):
+        source.record(item, collections.Counter())
+    path.write_text(f"{line}\n{line[:-200]}")  # cut short: seen before any image is read
+    with pytest.raises(DataError, match=r"narratives.jsonl, line 2, column \d+: not JSON"):
+        list(source.items("train", collections.Counter()))
+
+
 @pytest.mark.parametrize("sentences", ["true", "paper"])
 def test_empty_traces(own_folder, sentences):
     """COCO val, line 4414: image 381639, annotator 89."""
