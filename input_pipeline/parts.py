@@ -32,8 +32,8 @@ class Part:
       folder: the prepared folder.
       facts: its entry in dataset.json: `name`, `split`, `source`, `records` (their number),
         `annotations` ({kind: number}), `candidates` ({tasks that a record allows: number of such
-        records}), `left_out` ({why: number}), `skipped_images`, `photographs`, `files` ({file:
-        records}), `inputs`, `licence`, `versions`.
+        records}), `left_out` ({why: number}), `noticed` (likewise, of what is odd but kept),
+        `skipped_images`, `photographs`, `files` ({file: records}), `inputs`, `licence`, `versions`.
     """
 
     folder: pathlib.Path

@@ -1,10 +1,14 @@
 """A plan: what one part is to be made of, and everything that decides what it will hold."""
 
 import dataclasses
+import hashlib
+import pathlib
 
 from input_pipeline.leakage import Exclusion
 from input_pipeline.parts import FORMAT, part_key
 from input_pipeline.sources.annotation_files import digest
+
+_FEW = 20  # files of a folder that dataset.json names one by one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,13 +35,27 @@ class Plan:
         """NAME-SPLIT."""
         return part_key(self.name, self.split)
 
-    def inputs(self):
-        """Everything that decides what the part holds, files by their content."""
-        annotations = self.source.annotations
-        files = {}
+    def files(self):
+        """The annotation files as {name below ANNOTATIONS: [path]}.
+
+        More than a few files of one folder are one entry: {"FOLDER/ (n files)": paths}.
+        """
+        annotations, folders = self.source.annotations, {}
         for path in self.source.files(self.split):
             inside = path != annotations and path.is_relative_to(annotations)
-            files[str(path.relative_to(annotations) if inside else path.name)] = digest(path)
+            name = path.relative_to(annotations) if inside else pathlib.Path(path.name)
+            folders.setdefault(name.parent, []).append((str(name), path))
+        files = {}
+        for folder, found in folders.items():
+            if len(found) > _FEW:
+                files[f"{folder}/ ({len(found)} files)"] = [path for _, path in found]
+            else:
+                files |= {name: [path] for name, path in found}
+        return files
+
+    def inputs(self):
+        """Everything that decides what the part holds, files by their content."""
+        files = {name: _digest(paths) for name, paths in self.files().items()}
         if self.proposals:
             files |= self.proposals.facts()
         excluded = self.excluded.facts if self.excluded else {}
@@ -57,6 +75,16 @@ class Plan:
                 tally["excluded_images"] += 1
             else:
                 yield item, proposals(item)
+
+
+def _digest(paths):
+    """The digest of a file, or of the names and contents of several."""
+    if len(paths) == 1:
+        return digest(paths[0])
+    together = hashlib.sha256()
+    for path in sorted(paths):
+        together.update(f"{path.name} {digest(path)}\n".encode())
+    return together.hexdigest()[:16]
 
 
 def options_of(source):

@@ -34,12 +34,15 @@ from input_pipeline.parts import eval_parts, find_parts, train_parts
 from input_pipeline.plan import Plan, make_record, options_of
 from input_pipeline.shards import Workers, prepare_part
 from input_pipeline.sources.proposals import ResultsFile, find_proposals, proposals_file
+from input_pipeline.sources.source import told_apart
 from input_pipeline.texts import check_lengths, ensure_texts
 from regionjax.config import nearest
+from regionjax.journal import log
 
 _SPLITS = ("train", "val")
 _EXAMPLES = 10  # of a dry run and of a preview
 _COUNTED = 1000  # items that a dry run looks at
+_SAID = ("records", "annotations", "left_out", "noticed", "skipped_images", "licence")  # of facts
 _NAME = re.compile(r"[A-Za-z0-9_+]+")
 
 
@@ -72,6 +75,8 @@ def ensure(data, spec, directory, *, processes=None, progress=True):
         )
     plans = _plans_of(data)
     with _locked(directory), Workers(processes) as workers:
+        for plan in plans:
+            plan.source.files(plan.split)  # what is missing is said before hours of work
         for plan in plans:
             prepare_part(plan, directory, workers, progress)
         train, evaluated = train_parts(data, directory), eval_parts(data, directory)
@@ -115,10 +120,14 @@ def _proposals_below(root, split):
 
 @contextlib.contextmanager
 def _locked(directory):
-    """One process at a time prepares a folder; the others wait."""
+    """One process at a time prepares a folder; the others say so and wait."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            log.warning("another process prepares %s; waiting until it is done", directory)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
@@ -151,7 +160,8 @@ def main(arguments=None):
 def _end(parser, work):
     try:
         work()
-    except ValueError as error:  # a DataError, a WorldError or a setting that cannot be
+    # A DataError, a WorldError or a setting that cannot be; a place that cannot be written to.
+    except (ValueError, OSError) as error:
         parser.exit(1, f"{error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "stopped; the same command goes on from here\n")
@@ -174,11 +184,13 @@ def _run(given, names, world):
     if given.dry_run or not plans:
         return
     directory = pathlib.Path(given.out)
+    for plan in plans:
+        plan.source.files(plan.split)  # what is missing is said before hours of work
     with _locked(directory), Workers(processes) as workers:
         for plan in plans:
             facts = prepare_part(plan, directory, workers)
-            shown = ("records", "annotations", "left_out", "skipped_images", "licence")
-            print(f"{plan.key}: {json.dumps({key: facts[key] for key in shown})}")
+            said = {key: facts[key] for key in _SAID if key in facts}
+            print(f"{plan.key}: {json.dumps(said, ensure_ascii=False)}")
             if plan.excluded and not facts["left_out"].get("excluded_images"):
                 print(f"{plan.key}: none of the photographs to be excluded is in it")
 
@@ -230,8 +242,9 @@ def dry_run(plan, out):
     """Prints what preparing a plan would read and write, with the first records."""
     print(f"{plan.key}: {first_line(plan.source)}")
     print(f"  licence: {plan.source.licence}")
-    for path in plan.source.files(plan.split):
-        print(f"  reads {path} ({path.stat().st_size:,} bytes)")
+    for name, paths in plan.files().items():
+        size = sum(path.stat().st_size for path in paths)
+        print(f"  reads {paths[0] if len(paths) == 1 else name} ({size:,} bytes)")
     if plan.proposals:
         print(f"  proposals: {plan.proposals}")
     print(f"  reads images below {plan.source.images}")
@@ -243,7 +256,9 @@ def dry_run(plan, out):
     tally = collections.Counter()
     items = list(itertools.islice(plan.items(tally), _COUNTED + 1))
     number = f"{len(items)}" if len(items) <= _COUNTED else f"more than {_COUNTED}"
-    print(f"  records: {number}; left out on the way: {dict(+tally)}")
+    left_out, noticed = told_apart(tally)
+    odd = f"; noticed: {noticed}" if noticed else ""
+    print(f"  records: {number}; left out on the way: {left_out}{odd}")
     for item, proposals in items[:_EXAMPLES]:
         tally = collections.Counter()
         try:
@@ -283,9 +298,11 @@ def _write_preview(plan, path):
             records.append(record)
         if len(records) == _EXAMPLES:
             break
+    left_out, noticed = told_apart(tally)
     lead = (
         f"The first {len(records)} records of {plan.source.name}, split {plan.split}. "
-        f"{plan.source.licence}. {f'Left out so far: {dict(+tally)}. ' if +tally else ''}"
+        f"{plan.source.licence}. {f'Left out so far: {left_out}. ' if left_out else ''}"
+        f"{f'Noticed: {noticed}. ' if noticed else ''}"
         f"{f'Images that cannot be read: {bad}. ' if bad else ''}"
     )
     path.write_text(preview.render(plan.key, lead, records), encoding="utf-8")

@@ -5,6 +5,7 @@ hold 4-byte items one after the other: run lengths of masks (u32), boxes and tra
 header says which. Reading a record makes no region until one is asked for.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -185,17 +186,41 @@ def write_shard(path, records):
 
     Returns:
       Their number.
+
+    Raises:
+      OSError: it cannot be written, as on a full disk.
     """
     part, count = path.with_name(path.name + ".part"), 0
-    writer = array_record_module.ArrayRecordWriter(str(part), _WRITER_OPTIONS)
-    try:
+    with _writer(part) as writer:
         for record in records:
-            writer.write(record)
+            with _written(part):
+                writer.write(record)
             count += 1
-    finally:
-        writer.close()
     part.replace(path)
     return count
+
+
+@contextlib.contextmanager
+def _writer(path):
+    with _written(path):
+        writer = array_record_module.ArrayRecordWriter(str(path), _WRITER_OPTIONS)
+    try:
+        yield writer
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # what brought us here matters more
+            writer.close()
+        raise
+    with _written(path):
+        writer.close()
+
+
+@contextlib.contextmanager
+def _written(path):
+    """ArrayRecord's errors are RuntimeErrors without a class of their own."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 class Records:

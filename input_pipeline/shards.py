@@ -7,6 +7,7 @@ stay in the JSON file beside each shard, and only counts are kept.
 
 import collections
 import concurrent.futures
+import concurrent.futures.process
 import dataclasses
 import importlib.metadata
 import itertools
@@ -35,6 +36,7 @@ from input_pipeline.parts import (
 )
 from input_pipeline.plan import make_record
 from input_pipeline.records import write_shard
+from input_pipeline.sources.source import told_apart
 
 SHARD = 2048  # records in a file: a million records are 500 open files
 FEW = 256  # images for which other processes are not worth their start
@@ -93,7 +95,7 @@ def _write_part(plan, directory, inputs, workers, progress):
         for shard in shards:
             photographs.writelines(f"{name}\n" for name in shard["photographs"])
             summary.add(shard)
-    summary.left_out.update(tally)
+    summary.tally.update(tally)
     if not summary.records:
         what = json.dumps(summary.facts())
         raise DataError(f"{plan.key} is empty: no usable record in {plan.source.images}; {what}")
@@ -140,7 +142,7 @@ class _Summary:
 
     def __init__(self):
         self.files, self.skipped, self.first = {}, 0, []
-        self.annotations, self.candidates, self.left_out, self.photographs = (
+        self.annotations, self.candidates, self.tally, self.photographs = (
             collections.Counter() for _ in range(4)
         )
 
@@ -153,18 +155,20 @@ class _Summary:
             self.files[shard["file"]] = shard["records"]
         self.skipped += len(shard["skipped_images"])
         self.first += shard["skipped_images"][: _NAMED - len(self.first)]
-        for name in ("annotations", "candidates", "left_out"):
+        for name in ("annotations", "candidates", "tally"):
             getattr(self, name).update(shard[name])
         of_coco = sum(name.startswith("coco:") for name in shard["photographs"])
         self.photographs.update(coco=of_coco, other=len(shard["photographs"]) - of_coco)
 
     def facts(self):
+        left_out, noticed = told_apart(self.tally)
         candidates = sorted(self.candidates.items(), key=lambda pair: int(pair[0]))
         return {
             "records": self.records,
             "annotations": dict(self.annotations),
             "candidates": dict(candidates),
-            "left_out": dict(+self.left_out),
+            "left_out": left_out,
+            "noticed": noticed,
             "skipped_images": {"count": self.skipped, "first": self.first},
             "photographs": {name: self.photographs[name] for name in ("coco", "other")},
             "files": self.files,
@@ -208,7 +212,13 @@ class Workers:
                 for chunk, path in chunks:
                     yield _shard(plan, chunk, path, bar.update)
             else:
-                yield from self._in_parallel(plan, chunks, bar)
+                try:
+                    yield from self._in_parallel(plan, chunks, bar)
+                except concurrent.futures.process.BrokenProcessPool as error:
+                    raise ChildProcessError(
+                        "a process that writes records was ended from outside, perhaps for want "
+                        "of memory (--processes sets their number); what is written is kept"
+                    ) from error
 
     def _in_parallel(self, plan, chunks, bar):
         self._start()
@@ -290,7 +300,7 @@ def _shard(plan, items, path, done):
 
 
 def _write_shard(plan, items, path, done):
-    counts = {name: collections.Counter() for name in ("annotations", "candidates", "left_out")}
+    counts = {name: collections.Counter() for name in ("annotations", "candidates", "tally")}
     texts = collections.defaultdict(collections.Counter)  # task → (prompt, answer)
     photographs, skipped = set(), []
 
@@ -298,7 +308,7 @@ def _write_shard(plan, items, path, done):
         for item, proposals in items:
             done(1)
             try:
-                record = make_record(plan, item, proposals, counts["left_out"])
+                record = make_record(plan, item, proposals, counts["tally"])
             except BadImage as error:
                 if plan.on_bad == "stop":
                     raise

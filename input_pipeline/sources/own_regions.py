@@ -58,6 +58,7 @@ a key is misspelt, the nearest right one.
 
 import dataclasses
 import pathlib
+import re
 
 import numpy as np
 from PIL import Image
@@ -65,7 +66,14 @@ from PIL import Image
 from input_pipeline.errors import DataError
 from input_pipeline.images import read_image
 from input_pipeline.records import Annotation, Record
-from input_pipeline.sources.annotation_files import existing, field, only_keys, read_json_lines
+from input_pipeline.sources.annotation_files import (
+    existing,
+    field,
+    only_keys,
+    parse_line,
+    read_json_lines,
+    read_lines,
+)
 from input_pipeline.sources.pixel_regions import box_region, mask_region
 from input_pipeline.sources.source import Item
 from regionjax.config import nearest
@@ -77,6 +85,7 @@ _SHAPES = ("box", "mask", "points")
 _REGION = ("text", *_SHAPES, "kind", "provenance")
 _QUESTION = ("question", "answer", "answers", *_SHAPES, "provenance")
 _KINDS = ("phrase", "expression", "narration")
+_MASK_FILE = re.compile(rb'"mask"\s*:\s*"')
 _MASK_MODES = ("1", "L", "I;16")  # Pillow's names for black and white, grey, 16-bit grey
 
 
@@ -103,13 +112,21 @@ class OwnRegions:
     licence = "own_regions: yours"
 
     def files(self, split):
-        """The file of a split."""
-        return [existing(self.annotations / f"{split}.jsonl")]
+        """The file of a split, and the masks that it names and that are there."""
+        path, masks = self._listing(split), {}
+        for number, line in read_lines(path):
+            if _MASK_FILE.search(line):  # else there is nothing to parse it for
+                content = parse_line(line, f"{path}, line {number}")
+                masks |= dict.fromkeys(_mask_files(content))
+        return [path, *filter(pathlib.Path.is_file, (self.annotations / name for name in masks))]
+
+    def _listing(self, split):
+        return existing(self.annotations / f"{split}.jsonl")
 
     def items(self, split, tally):
         """Yields an OwnItem a line."""
         del tally
-        (path,) = self.files(split)
+        path = self._listing(split)
         for number, line in read_json_lines(path):
             where = f"{path}, line {number}"
             only_keys(line, _LINE, where)
@@ -206,6 +223,15 @@ class OwnRegions:
                     f"its image {width}x{height}"
                 )
         return mask_region(value, width, height, where, tally)
+
+
+def _mask_files(line):
+    """Names of the PNG masks in a line, whatever else is wrong with it."""
+    for key in ("regions", "questions"):
+        entries = line.get(key)
+        for entry in entries if isinstance(entries, list) else ():
+            if isinstance(entry, dict) and isinstance(entry.get("mask"), str):
+                yield entry["mask"]
 
 
 def read_mask(path, where):

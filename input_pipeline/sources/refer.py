@@ -19,7 +19,7 @@ from input_pipeline.records import Annotation, Record
 from input_pipeline.sources.annotation_files import existing, field, read_pickle
 from input_pipeline.sources.coco import add_image, coco_id, instance_region, read_coco_image
 from input_pipeline.sources.json_entries import Places, entries_of
-from input_pipeline.sources.source import Item
+from input_pipeline.sources.source import PUBLISHED, Item
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Refer:
                 strict=True,
             ):
                 side = "fewer" if found < expected else "more"
-                tally[f"{side}_{what}_than_the_published_{expected}"] += abs(found - expected)
+                tally[f"{side}_{what}{PUBLISHED}{expected}"] += abs(found - expected)
         return chosen
 
     def _unlisted(self, message, tally):

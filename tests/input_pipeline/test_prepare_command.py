@@ -1,17 +1,23 @@
 """The command `python -m input_pipeline.prepare`: its forms, what it says, and its page."""
 
+import concurrent.futures.process
+import fcntl
 import html.parser
 import json
+import logging
+import pathlib
 import re
+import threading
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from input_pipeline import prepare
+from input_pipeline import prepare, shards
 from input_pipeline.parts import find_parts, open_records
-from input_pipeline.plan import options_of
-from input_pipeline.sources import SOURCES
+from input_pipeline.plan import Plan, options_of
+from input_pipeline.sources import SOURCES, open_source
+from regionjax import journal
 
 
 @pytest.fixture
@@ -104,7 +110,7 @@ def test_proposals_of_segment_anything_and_of_the_pixels(command, own_folder, tm
     found = [[proposal.area() * 96**2 for proposal in record.proposals] for record in records]
     assert found == [[], [pytest.approx(25), pytest.approx(49)], []]
     facts = find_parts([tmp_path / "out"])["coco"]["train"].facts
-    assert facts["left_out"]["images_without_proposals"] == 2
+    assert facts["noticed"] == {"images_without_proposals": 2} and not facts["left_out"]
     mask[:] = 255
     Image.fromarray(mask).save(masks / "1.png")
     code, _, error = command("coco", *places, *shared, *made)
@@ -149,6 +155,82 @@ def test_values_that_cannot_be(command, places, arguments, message):
     name, *rest = arguments
     code, _, error = command(name, *places, "--out", "unused", "--split", "train", *rest)
     assert code == 1 and re.search(message, error)
+
+
+def test_all_annotations_are_looked_for_before_the_first_part(command, own_folder, tmp_path):
+    where = "--root", own_folder, "--out", tmp_path / "out", "--processes", 1
+    code, _, error = command("coco", *where)
+    assert code == 1 and "no file" in error and "instances_val2017.json" in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_second_command_says_that_it_waits(command, own_folder, tmp_path):
+    where = "--root", own_folder, "--out", tmp_path / "out", "--processes", 1, "--split", "train"
+    (tmp_path / "out").mkdir()
+    with (tmp_path / "out/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        said = []
+        told = threading.Event()
+        handler = logging.Handler()
+        handler.emit = lambda record: (said.append(record.getMessage()), told.set())
+        journal.log.addHandler(handler)
+        second = threading.Thread(target=command, args=("coco", *where))
+        second.start()
+        try:
+            assert told.wait(30) and second.is_alive()
+            assert not (tmp_path / "out/dataset.json").exists()
+        finally:
+            journal.log.removeHandler(handler)
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            second.join(60)
+    assert said == [f"another process prepares {tmp_path / 'out'}; waiting until it is done"]
+    assert (tmp_path / "out/dataset.json").exists()
+
+
+@pytest.mark.skipif(not pathlib.Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_is_an_error_in_words(command, own_folder, tmp_path, monkeypatch):
+    where = "--root", own_folder, "--out", tmp_path / "out", "--processes", 1, "--split", "train"
+    (tmp_path / "out/records").mkdir(parents=True)
+    part = tmp_path / "out/records/coco-train-00000.array_record.part"
+    monkeypatch.setattr(shards, "_begin", lambda key, directory, inputs: directory / "begun")
+    part.symlink_to("/dev/full")
+    code, _, error = command("coco", *where)
+    assert code == 1 and error.rstrip().splitlines()[-1].startswith(f"{part} cannot be written: ")
+    assert "No space left on device" in error
+
+
+def test_a_worker_that_is_ended_is_an_error_in_words(command, own_folder, tmp_path, monkeypatch):
+    def killed(*_):
+        raise concurrent.futures.process.BrokenProcessPool("terminated abruptly")
+        yield
+
+    monkeypatch.setattr(shards, "FEW", 1)
+    monkeypatch.setattr(shards.Workers, "_in_parallel", killed)
+    where = "--root", own_folder, "--out", tmp_path / "out", "--split", "train"
+    code, _, error = command("coco", *where, "--processes", 2)
+    assert code == 1 and "was ended from outside" in error
+
+
+def test_many_files_of_a_folder_are_one_entry(command, own_folder, tmp_path):
+    """As Flickr30k Entities has two for each of 30,000 images."""
+    ids = [str(number) for number in range(30)]
+    annotations = tmp_path / "flickr"
+    for folder in ("Sentences", "Annotations"):
+        (annotations / folder).mkdir(parents=True)
+        for name in ids:
+            (annotations / folder / f"{name}.txt").write_text(name)
+            (annotations / folder / f"{name}.xml").write_text(name)
+    (annotations / "train.txt").write_text("\n".join(ids))
+    plan = Plan("f", "train", open_source("flickr30k_entities", annotations, own_folder))
+    before = plan.inputs()["files"]
+    assert before.keys() == {"train.txt", "Sentences/ (30 files)", "Annotations/ (30 files)"}
+    (annotations / "Annotations/17.xml").write_text("x")
+    after = plan.inputs()["files"]
+    assert {name for name in after if after[name] != before[name]} == {"Annotations/ (30 files)"}
+    where = "--annotations", annotations, "--images", own_folder, "--split", "train", "--dry_run"
+    code, shown, error = command("flickr30k_entities", *where)
+    assert "reads Sentences/ (30 files) (50 bytes)" in shown and shown.count("reads") == 4
+    assert code == 1 and "not XML" in error
 
 
 def test_dry_run_writes_nothing(command, own_folder, tmp_path):

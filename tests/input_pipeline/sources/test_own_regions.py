@@ -1,6 +1,7 @@
 """The format that users write by hand: its documented example, and every mistake by its line."""
 
 import collections
+import gzip
 import json
 import pickle
 import re
@@ -11,6 +12,8 @@ from PIL import Image
 
 from input_pipeline import sources
 from input_pipeline.errors import DataError
+from input_pipeline.parts import differences
+from input_pipeline.plan import Plan
 from input_pipeline.records import Record
 from input_pipeline.sources import own_regions
 from input_pipeline.tasks import tasks_of
@@ -111,6 +114,27 @@ def test_masks_of_every_form_are_the_same(tmp_path):
     assert len(found) == 5 and not tally
     for annotation in found:
         np.testing.assert_array_equal(annotation.region.mask, expected)
+
+
+def test_files_are_the_lines_and_the_masks_that_they_name(tmp_path):
+    """What a part is made of; masks that only other texts speak of are not among them."""
+    for name in ("a.png", "b.png", "c.png", "d.png"):
+        Image.new("L", SMALL, 255).save(tmp_path / name)
+    box = {"text": 'the "mask": "d.png"', "box": [0, 0, 9, 9], "provenance": {"mask": "d.png"}}
+    write(
+        tmp_path,
+        {"image": "beach/17.jpg", "regions": [box, {"text": "x", "mask": "b.png"}]},
+        {"image": "beach/17.jpg", "questions": [{"question": "?", "mask": "a.png"}]},
+        {"image": "beach/17.jpg", "regions": [{"text": "x", "mask": "b.png"}]},
+        {"image": "beach/17.jpg", "regions": [{"text": "x", "mask": "gone.png"}]},
+    )
+    source = sources.open_source("own_regions", tmp_path, tmp_path / "images")
+    assert [path.name for path in source.files("train")] == ["train.jsonl", "b.png", "a.png"]
+    inputs = Plan("own", "train", source).inputs()
+    assert inputs["files"].keys() == {"train.jsonl", "a.png", "b.png"}
+    Image.new("L", SMALL, 0).save(tmp_path / "b.png")
+    (changed,) = differences(inputs, Plan("own", "train", source).inputs()).split(";")
+    assert changed.startswith("b.png: ")
 
 
 def test_what_lies_outside_is_cut_or_counted(tmp_path):
@@ -247,6 +271,24 @@ def test_mistakes_in_a_question(tmp_path, entry, message):
     write(tmp_path, {"image": "beach/17.jpg", "questions": [entry]})
     with pytest.raises(DataError, match="train.jsonl, line 1, .*" + message):
         read(tmp_path)
+
+
+def test_files_that_are_no_json_lines(tmp_path):
+    source = own_regions.OwnRegions(tmp_path, tmp_path)
+    path = tmp_path / "train.jsonl"
+    for content, message in (
+        (gzip.compress(b"{}"), r"train.jsonl is compressed \(gzip\): unpack it"),
+        (
+            b'[\n{"image": "a.jpg"}\n]',
+            r"line 1, column 1: .* \(each line is an object of its own",
+        ),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            list(source.items("train", collections.Counter()))
+    path.rename(tmp_path / "train.jsonl.gz")
+    with pytest.raises(DataError, match="no file .*train.jsonl, but train.jsonl.gz: unpack it"):
+        source.files("train")
 
 
 def test_lines_without_content(tmp_path):
