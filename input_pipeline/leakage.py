@@ -27,10 +27,28 @@ def photograph(file_name, coco_id):
       file_name: with or without folders.
       coco_id: int, or None where the source knows of none.
     """
-    name = file_name.rsplit("/", 1)[-1]
-    if coco_id is None and (match := _COCO_FILE.fullmatch(name)):
-        coco_id = int(match[1])
-    return name if coco_id is None else f"{_COCO}{coco_id}"
+    if coco_id is None:
+        coco_id = coco_id_of(file_name)
+    return file_name.rsplit("/", 1)[-1] if coco_id is None else f"{_COCO}{coco_id}"
+
+
+def coco_id_of(file_name):
+    """COCO's id by a file name of 2014 or 2017, in any folder; None if it is neither."""
+    match = _COCO_FILE.fullmatch(file_name.rsplit("/", 1)[-1])
+    return int(match[1]) if match else None
+
+
+def count_photographs(records):
+    """How many photographs some records show: COCO's by their numbers, others by their bytes.
+
+    The same one may come from several sources, under other names.
+    """
+    names = set()
+    for record in records:
+        name = photograph(record.file_name, record.coco_id)
+        of_coco = name.startswith(_COCO)
+        names.add(name if of_coco else hashlib.sha256(record.image).digest())
+    return len(names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +107,7 @@ def _listed(given):
     path, (folder, colon, key) = pathlib.Path(given), given.rpartition(":")
     if path.is_file() or not colon:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise DataError(f"{path}, a list of photographs: {error}") from error
         return (line.strip() for line in lines if line.strip())
@@ -100,7 +118,9 @@ def _listed(given):
 
 
 def overlaps(train, evaluated):
-    """What train parts share with parts that are evaluated, in words; COCO's photographs only.
+    """What train parts share with parts that are evaluated, in words.
+
+    A part with itself; different parts by COCO's photographs only, as others' names say too little.
 
     Args:
       train, evaluated: lists of Part.
@@ -108,7 +128,12 @@ def overlaps(train, evaluated):
     Returns:
       List of str, one for each pair of parts that share photographs.
     """
-    found = []
+    both = {part.key: part for part in evaluated if part.key in {other.key for other in train}}
+    found = [
+        f"{key} is trained on and evaluated, all of its {len(set(part.photographs()))} "
+        "photographs: its scores say nothing about new ones"
+        for key, part in both.items()
+    ]
     seen_by = collections.defaultdict(set)  # photograph → keys of the evaluated parts it is in
     for part in evaluated:
         for name in _of_coco(part):

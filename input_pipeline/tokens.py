@@ -186,7 +186,7 @@ def _read(directory):
             f"{directory} has no tokenizer.json (transformers' save_pretrained writes one)"
         )
     try:
-        settings = json.loads(settings.read_text()) if settings.is_file() else {}
+        settings = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
         return Engine.from_file(str(file)), settings
     except Exception as error:  # the tokenizers library raises nothing more special
         raise DataError(f"{file} cannot be read: {error}") from error

@@ -17,7 +17,8 @@ import numpy as np
 
 from input_pipeline import prepare, tasks
 from input_pipeline.images import decode_image
-from input_pipeline.parts import eval_parts
+from input_pipeline.leakage import count_photographs, overlaps
+from input_pipeline.parts import eval_parts, train_parts
 from input_pipeline.tokens import Tokenizer, check_size
 from input_pipeline.transforms import encode_row, overflow
 from regionjax import __version__, checkpoint, report, scoreboard, sharding, workdir
@@ -85,12 +86,13 @@ def evaluate(config, folder, *, build_system=systems.build):
         prepare.ensure(data, spec, folder / "data")
         check_size(folder / "data" / "tokenizer", system.vocabulary)
         tokenizer = Tokenizer(folder / "data" / "tokenizer")
-        records = {
-            source: _drawn(part.records(), asked)
-            for source, part in eval_parts(data, folder / "data").items()
-        }
+        evaluated = eval_parts(data, folder / "data")
+        seen = overlaps(train_parts(data, folder / "data").values(), evaluated.values())
+        records = {source: _drawn(part.records(), asked) for source, part in evaluated.items()}
         questions = questions_about(records, data, spec, tokenizer)
         log.info("evaluating step %d on split %s: %s", step, data.eval_split, questions.counts())
+        for overlap in seen:
+            log.warning("  %s", overlap)
 
         # ---- answers -------------------------------------------------------------------------
         digest = _digest(records)
@@ -116,8 +118,9 @@ def evaluate(config, folder, *, build_system=systems.build):
         # ---- report --------------------------------------------------------------------------
         results.about.update(
             split=data.eval_split,
-            held_out=data.eval_split != data.train_split,
-            images=len({record.image_id for found in records.values() for record in found}),
+            held_out=not seen,
+            trained_on=seen,
+            images=count_photographs(itertools.chain(*records.values())),
             prompts={
                 task: tasks.prompt(task, "…", data.prompts)
                 for made in tasks.TASKS.values()

@@ -49,10 +49,9 @@ def open_input(data, spec, directory, *, seed, batch_size, vocabulary):
     """
     if jax.process_index() == 0:
         prepare.ensure(data, spec, directory)
-        if data.train_split != data.eval_split:  # else the report says what it is evaluated on
-            trained, evaluated = train_parts(data, directory), eval_parts(data, directory)
-            for overlap in overlaps(trained.values(), evaluated.values()):
-                log.warning("  %s", overlap)
+        trained, evaluated = train_parts(data, directory), eval_parts(data, directory)
+        for overlap in overlaps(trained.values(), evaluated.values()):
+            log.warning("  %s", overlap)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("data prepared")
     tokens.check_size(directory / "tokenizer", vocabulary)

@@ -30,7 +30,6 @@ from input_pipeline.sources.source import Item
 from regionjax.regions import Region, box_from_xywh, clip_box
 
 _ENTRY = {"images": "image", "annotations": "annotation", "categories": "category"}
-_FILE_NAME = re.compile(r"(?:COCO_(?:train|val|test)20\d\d_)?(\d{12})\.jpg")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,12 +177,6 @@ class CocoCaptions(Coco):
 def coco_folder(split):
     """The folder of a split's photographs: `train` → train2017, `val2014` → val2014."""
     return split if re.search(r"20\d\d$", split) else f"{split}2017"
-
-
-def coco_id(file_name):
-    """The id of a photograph by its name of 2014 or 2017, in any folder; None if it has neither."""
-    match = _FILE_NAME.fullmatch(file_name.rsplit("/", 1)[-1])
-    return int(match[1]) if match else None
 
 
 def add_image(images, entry, place, where):

@@ -13,9 +13,9 @@ import pathlib
 
 from input_pipeline.errors import DataError
 from input_pipeline.images import read_image
+from input_pipeline.leakage import coco_id_of
 from input_pipeline.records import Annotation, Record
 from input_pipeline.sources.annotation_files import existing, field
-from input_pipeline.sources.coco import coco_id
 from input_pipeline.sources.json_entries import Places, entries_of, list_entries
 from input_pipeline.sources.source import Item
 
@@ -59,7 +59,7 @@ class CocoKarpathy:
             if not kept:
                 tally["images_without_annotations"] += 1
                 continue
-            number = coco_id(file_name)
+            number = coco_id_of(file_name)
             if number is None:
                 raise DataError(f"{path}: image {file_name} is not named as COCO's photographs are")
             yield CaptionsItem(str(number), file_name, number, kept)
@@ -76,7 +76,7 @@ class CocoKarpathy:
             for entry in places.read(file_name):
                 caption = entry["caption"]
                 texts += caption if isinstance(caption, list) else [caption]
-            name = coco_id(file_name)
+            name = coco_id_of(file_name)
             yield (
                 file_name,
                 [

@@ -218,6 +218,6 @@ def _number(element, place, where):
 
 def _lines(path):
     try:
-        return existing(path).read_text("utf-8").split("\n")
+        return existing(path).read_text("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}, byte {error.start}: not UTF-8: {error.reason}") from error

@@ -15,9 +15,10 @@ import dataclasses
 import pathlib
 
 from input_pipeline.errors import DataError
+from input_pipeline.leakage import coco_id_of
 from input_pipeline.records import Annotation, Record
 from input_pipeline.sources.annotation_files import existing, field, read_pickle
-from input_pipeline.sources.coco import add_image, coco_id, instance_region, read_coco_image
+from input_pipeline.sources.coco import add_image, instance_region, read_coco_image
 from input_pipeline.sources.json_entries import Places, entries_of
 from input_pipeline.sources.source import PUBLISHED, Item
 
@@ -79,7 +80,7 @@ class Refer:
             yield ReferItem(
                 image_id=str(image_id),
                 file_name=file_name,
-                coco_id=coco_id(file_name),
+                coco_id=coco_id_of(file_name),
                 image=image,
                 references=[(r, objects.read(r["ann_id"])[0]) for r in references],
             )

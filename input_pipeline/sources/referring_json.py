@@ -24,9 +24,9 @@ import numpy as np
 
 from input_pipeline.errors import DataError
 from input_pipeline.images import read_image
+from input_pipeline.leakage import coco_id_of
 from input_pipeline.records import Annotation, Record
 from input_pipeline.sources.annotation_files import existing, field
-from input_pipeline.sources.coco import coco_id
 from input_pipeline.sources.json_entries import Places, list_entries
 from input_pipeline.sources.named_files import check_option
 from input_pipeline.sources.pixel_regions import boxes_region
@@ -97,7 +97,7 @@ class ReferringJson:
             numbers.setdefault(image, []).append(number)
         for image in places:
             entries = list(zip(numbers[image], places.read(image), strict=True))
-            yield ReferringItem(image, image, coco_id(image), entries, str(path))
+            yield ReferringItem(image, image, coco_id_of(image), entries, str(path))
 
     def record(self, item, tally):
         """The Record of a ReferringItem; None if nothing in it has a target."""

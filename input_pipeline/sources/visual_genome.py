@@ -160,7 +160,7 @@ class VisualGenome:
         """Says of an image id whether its image is of the split."""
         ids = set()
         for path in self._lists(split):
-            for number, line in enumerate(path.read_text().splitlines(), start=1):
+            for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), start=1):
                 if line.strip():
                     image_id = int(line) if line.strip().isdecimal() else None
                     if image_id not in images:

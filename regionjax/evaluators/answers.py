@@ -41,6 +41,8 @@ class Answers:
         """Removes the folder: the evaluation is finished."""
         if self._writes and self._folder.is_dir():
             shutil.rmtree(self._folder)
+            if not any(self._folder.parent.iterdir()):  # nor of another evaluation
+                self._folder.parent.rmdir()
 
 
 class Round:

@@ -8,8 +8,15 @@ from data_folder import write_folder
 from input_pipeline import prepare
 from input_pipeline.data_config import DataConfig
 from input_pipeline.errors import DataError
-from input_pipeline.leakage import Exclusion, overlaps, photograph, read_exclusion
+from input_pipeline.leakage import (
+    Exclusion,
+    count_photographs,
+    overlaps,
+    photograph,
+    read_exclusion,
+)
 from input_pipeline.parts import find_parts, open_records
+from input_pipeline.records import Record
 from input_pipeline.sources.source import Item
 from regionjax import journal
 from regionjax.batch import BatchSpec
@@ -46,7 +53,7 @@ def test_what_photographs_are_called(file_name, coco_id, called):
     ],
 )
 def test_what_a_line_leaves_out(tmp_path, listed, left_out):
-    (tmp_path / "list.txt").write_text(f"nothing\n\n{listed} \n")
+    (tmp_path / "list.txt").write_bytes(f"\ufeff{listed} \r\n\r\nnothing\r\n".encode())
     exclusion = read_exclusion([tmp_path / "list.txt"])
     items = {
         "coco": Item("instance-3", "val2014/COCO_val2014_000000000007.jpg", 7),
@@ -122,12 +129,24 @@ def test_overlaps_are_named(out):
     found = find_parts([out])
     train = [found["coco"]["train"], found["localized_narratives"]["train"]]
     assert overlaps(train, [found["refer"]["val"]]) == []
-    [warning] = overlaps(train, [found["coco"]["train"]])  # but not with itself
+    itself, warning = overlaps(train, [found["coco"]["train"]])
+    assert itself.startswith("coco-train is trained on and evaluated, all of its 12 photographs")
     assert warning.startswith(
         "localized_narratives-train is trained on and has 12 photographs of COCO that coco-train"
     )
     assert f"--exclude_images {out}:coco-train" in warning
-    assert len(overlaps(train, train)) == 2
+    assert len(overlaps(train, train)) == 4
+
+
+def test_photographs_are_counted_once():
+    """Whatever their sources call them."""
+    one = Record("coco", "train2017/000000000009.jpg", "9", 1, 1, b"a", [], coco_id=9)
+    named = dataclasses.replace(one, file_name="COCO_train2014_000000000009.jpg", coco_id=None)
+    genome = dataclasses.replace(one, file_name="VG_100K/5.jpg", image=b"b")
+    other = dataclasses.replace(one, file_name="VG_100K/6.jpg", image=b"a", coco_id=None)
+    copy = dataclasses.replace(other, file_name="6.jpg", image_id="6")
+    assert count_photographs([one, named, genome]) == 1
+    assert count_photographs([one, other, copy, dataclasses.replace(copy, image=b"c")]) == 3
 
 
 def test_exclusion_digest():
@@ -150,7 +169,7 @@ def test_training_warns(tmp_path, caplog):
     )
     journal.log.addHandler(caplog.handler)
     try:
-        for changes in ({}, {"eval_split": "train"}):  # the report tells of the latter by itself
+        for changes in ({}, {"eval_split": "train"}):
             batches = open_input(
                 dataclasses.replace(data, **changes),
                 spec,
@@ -166,6 +185,11 @@ def test_training_warns(tmp_path, caplog):
         record.message.strip() for record in caplog.records if record.levelname == "WARNING"
     ]
     assert [message.split(";")[0] for message in warnings] == [
-        f"coco-train is trained on and has 2 photographs of COCO that {name}-val evaluates"
-        for name in ("coco", "localized_narratives")
+        "coco-train is trained on and has 2 photographs of COCO that coco-val evaluates",
+        "coco-train is trained on and has 2 photographs of COCO that localized_narratives-val "
+        "evaluates",
+        "coco-train is trained on and evaluated, all of its 3 photographs: its scores say nothing "
+        "about new ones",
+        "coco-train is trained on and has 3 photographs of COCO that localized_narratives-train "
+        "evaluates",
     ]

@@ -10,7 +10,8 @@ from reading import edit, read
 
 from input_pipeline import sources
 from input_pipeline.errors import DataError
-from input_pipeline.sources.coco import coco_id, instance_region
+from input_pipeline.leakage import coco_id_of
+from input_pipeline.sources.coco import instance_region
 
 
 def below(root):
@@ -194,7 +195,7 @@ def test_captions_alone(own_folder):
     ],
 )
 def test_ids_of_photographs_by_their_names(name, number):
-    assert coco_id(name) == number
+    assert coco_id_of(name) == number
 
 
 # ---- segmentations ----

@@ -47,7 +47,7 @@ def entities(tmp_path):
     for folder in ("Sentences", "Annotations"):
         (tmp_path / folder).mkdir()
     (tmp_path / "train.txt").write_text("36979\n1000092795\n")
-    (tmp_path / "val.txt").write_text("134206\n")
+    (tmp_path / "val.txt").write_bytes("\ufeff134206\r\n".encode())
     for image_id in ("36979", "1000092795"):
         photograph(tmp_path / f"flickr30k-images/{image_id}.jpg", 60, 40)
         (tmp_path / f"Sentences/{image_id}.txt").write_text(SENTENCES)

@@ -162,7 +162,7 @@ def test_lists_make_splits(tmp_path):
     source = write(tmp_path)
     with pytest.raises(DataError, match="no file .*val.txt"):
         source.files("val")
-    (tmp_path / "val.txt").write_text("2\n\n")
+    (tmp_path / "val.txt").write_bytes("\ufeff2\r\n\r\n".encode())
     assert [r.image_id for r in read(source, "val")[0]] == ["2"]
     assert [r.image_id for r in read(source)[0]] == ["1"]
     assert tmp_path / "val.txt" in source.files("train")
