@@ -43,11 +43,6 @@ def generate(logits, cache, advance, rng, *, eos_id, config):
     if config.method == "beam":
         return beam(logits, cache, advance, eos_id, config)
 
-    def pick(logits, step):
-        if config.method == "greedy":
-            return logits.argmax(-1).astype(jnp.int32)
-        return sample(jax.random.fold_in(rng, step), logits, config.temperature, config.top_p)
-
     def unfinished(carry):
         step, _, _, done, _ = carry
         return (step < config.max_new_tokens) & ~done.all()
@@ -55,13 +50,20 @@ def generate(logits, cache, advance, rng, *, eos_id, config):
     def body(carry):
         step, token, cache, done, tokens = carry
         logits, cache = advance(cache, token)
-        token = jnp.where(done, 0, pick(logits, step))
+        token = jnp.where(done, 0, pick(logits, rng, step, config))
         tokens = jax.lax.dynamic_update_index_in_dim(tokens, token, step, axis=2)
         return step + 1, token, cache, done | (token == eos_id), tokens
 
-    token = pick(logits, 0)
+    token = pick(logits, rng, 0, config)
     tokens = jnp.zeros((*logits.shape[:2], config.max_new_tokens), jnp.int32).at[:, :, 0].set(token)
     return jax.lax.while_loop(unfinished, body, (1, token, cache, token == eos_id, tokens))[-1]
+
+
+def pick(logits, rng, step, config):
+    """The next token, i32 [...] of logits [..., V]: the likeliest, or one drawn by (rng, step)."""
+    if config.method == "greedy":
+        return logits.argmax(-1).astype(jnp.int32)
+    return sample(jax.random.fold_in(rng, step), logits, config.temperature, config.top_p)
 
 
 def sample(rng, logits, temperature, top_p):

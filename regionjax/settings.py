@@ -37,7 +37,7 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A whole config. `model` and `evaluate` are built by the system and by the evaluation.
+    """A whole config. `model`, `evaluate` and `dialogue` are built by those who need them.
 
     `init_from` says which parameters come from a checkpoint: {scope: regionjax.starting.InitFrom}.
     """
@@ -54,3 +54,4 @@ class Settings:
     lora: LoraConfig | None = None
     init_from: dict = dataclasses.field(default_factory=dict)
     evaluate: dict = dataclasses.field(default_factory=dict)
+    dialogue: dict = dataclasses.field(default_factory=dict)

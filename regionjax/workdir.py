@@ -37,6 +37,7 @@ MAY_DIFFER = (
     "data.prepared",  # a part may lie elsewhere; prepare.ensure checks that it is the same one
     "data.on_bad",  # a run that met an unreadable image may go on without it
     "evaluate.",
+    "dialogue.",
 )
 
 
@@ -60,15 +61,8 @@ def claim(workdir, config, *, force_new=False):
     if force_new:
         if first and folder.exists():
             folder.rename(_free_name(folder))
-    elif record.exists():
-        differences = _differences(json.loads(record.read_text()), _plain(config))
-        # Without a checkpoint there is nothing to lose, nor to go on from.
-        if differences and checkpoint.latest_step(folder / "checkpoints") is not None:
-            raise ConfigError(
-                f"{folder} holds a run of another config:\n  "
-                + "\n  ".join(differences)
-                + "\nUse another --workdir, or --force_new_workdir to move this one aside."
-            )
+    else:
+        check(folder, config)
     _meet("workdir read")  # nobody may write before all have read
     if first:
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,6 +71,20 @@ def claim(workdir, config, *, force_new=False):
         os.replace(fresh, record)
     _meet("workdir claimed")
     return folder
+
+
+def check(folder, config):
+    """Raises ConfigError, a list of differences, if `folder` has checkpoints of another config."""
+    record = pathlib.Path(folder) / "config.json"
+    # Without a checkpoint there is nothing to lose, nor to go on from.
+    if not record.exists() or checkpoint.latest_step(record.parent / "checkpoints") is None:
+        return
+    if differences := _differences(json.loads(record.read_text()), _plain(config)):
+        raise ConfigError(
+            f"{folder} holds a run of another config:\n  "
+            + "\n  ".join(differences)
+            + "\nUse another --workdir, or --force_new_workdir to move this one aside."
+        )
 
 
 def _plain(config):

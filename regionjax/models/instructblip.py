@@ -55,6 +55,10 @@ class InstructBlip(nn.Module):
         self.projection = layers.dense(c.t5.width, self.dtype)()
         self.t5 = t5.T5(c.t5, self.dtype)
 
+    def encode(self, image):
+        """Features [B, P, E] of an image."""
+        return self.vit(image)[0]
+
     def soft_prompts(self, features, instruction):
         """Of an encoded image: [B, P, E] → [B, R, Q, D], R = 1 without instruction.
 
@@ -67,7 +71,7 @@ class InstructBlip(nn.Module):
 
     def see(self, image, instruction):
         """Soft prompts [B, R, Q, D] of an image."""
-        return self.soft_prompts(self.vit(image)[0], instruction)[0]
+        return self.soft_prompts(self.encode(image), instruction)[0]
 
     def read(self, soft, prompt):
         """What T5's encoder sees: [B, R, Q + Tp, D], and its mask bool [B, R, Q + Tp]."""
@@ -99,6 +103,25 @@ class InstructBlip(nn.Module):
     def prefill(self, image, instruction, prompt, room):
         """Logits f32 [B, R, V] of the first token, and a t5_cache.Cache for `room` tokens more."""
         return self.t5.prefill(*self.read(self.see(image, instruction), prompt), room)
+
+    def converse(self, features, instruction, prompt, turns, room):
+        """Like `prefill`, of an encoded image [B, P, E], with its R regions in one input.
+
+        The input is soft prompt and prompt of one turn, then of the next, as RegionVLM talks.
+
+        Args:
+          turns: bool [B, R], which are taken.
+
+        Returns:
+          logits f32 [B, 1, V] and the cache.
+        """
+        inputs, mask = self.read(self.soft_prompts(features, instruction)[0], prompt)
+        mask &= turns[..., None]
+        inputs, mask = (x.reshape(x.shape[0], 1, -1, *x.shape[3:]) for x in (inputs, mask))
+        # T5 counts places, so padding goes to the end.
+        order = jnp.argsort(~mask, axis=-1, stable=True)
+        inputs = jnp.take_along_axis(inputs, order[..., None], axis=2)
+        return self.t5.prefill(inputs, jnp.take_along_axis(mask, order, axis=2), room)
 
     def advance(self, cache, tokens):
         """One more token: i32 [B, R·W] → logits f32 [B, R·W, V] and the grown cache."""

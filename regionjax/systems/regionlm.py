@@ -7,6 +7,7 @@ answers), `grounding` (location tokens) and `pointing` (a heatmap of the prompt 
 """
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import flax.struct
@@ -20,14 +21,14 @@ from regionjax.config import build as build_config
 from regionjax.losses import caption, pointing
 from regionjax.models import layers
 from regionjax.models.decoder import SHARDING_RULES as DECODER_RULES
-from regionjax.models.decoder import Cache, Decoder
+from regionjax.models.decoder import Cache, Decoder, last_real
 from regionjax.models.decoder_config import DecoderConfig
 from regionjax.models.pointer import Pointer
 from regionjax.models.region_features import RegionConfig, RegionEncoder
 from regionjax.models.vit import SHARDING_RULES as VIT_RULES
 from regionjax.models.vit import ViT, ViTConfig
 from regionjax.sharding import prefixed
-from regionjax.systems.system import System
+from regionjax.systems.system import System, turns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,16 +69,20 @@ class RegionLM(nn.Module):
         self.decoder = Decoder(c.decoder, dtype)
         self.pointer = Pointer(c.decoder.width, dtype)
 
-    def encode(self, batch, alpha):
-        """Features [B, P, 2·Dv], region slots [B, R, slots, D], region [B, R, D], z [B, R, 2·Dv].
+    def see(self, image):
+        """Features [B, P, 2·Dv] of the images.
 
         Two levels of the tower side by side: the last, and the first, which still knows the colours
         and textures of its own pixels.
         """
-        last, between = self.vit(batch["image"])
+        last, between = self.vit(image)
         first = self.embedding_norm(between["embedding"])
         before = len(self.config.vit.prefix)
-        features = jnp.concatenate([last, first], axis=-1)[:, before:]  # [B, P, 2·Dv]
+        return jnp.concatenate([last, first], axis=-1)[:, before:]
+
+    def encode(self, batch, alpha):
+        """Features, region slots [B, R, slots, D], region [B, R, D], z [B, R, 2·Dv]."""
+        features = self.see(batch["image"])
         return features, *self.region(features, batch, alpha)
 
     def __call__(self, batch, alpha, text_length):
@@ -114,6 +119,22 @@ class RegionLM(nn.Module):
         _, hidden, cache = self.decoder.prefill(self.connector(features), segments, room, mask=mask)
         logits = self.decoder.logits(select(hidden, filled - 1)[:, :, 0])
         return logits, Spoken(cache, region)
+
+    def converse(self, features, batch, room):
+        """Like `prefill`, of features, with the R slots of an image as the turns of one segment.
+
+        Returns:
+          f32 [B, 1, V], and the cache. The answer knows the region of the last turn.
+        """
+        slots, region, _ = self.region(features, batch, no_context(batch))
+        segments = self.segments(slots, batch["prompt"], region)
+        filled = slots.shape[2] + (batch["prompt"] > 0).sum(-1, keepdims=True)  # [B, R, 1]
+        taken = turns(batch)
+        mask = (jnp.arange(segments.shape[2]) < filled) & taken[..., None]
+        segments, mask = (x.reshape(x.shape[0], 1, -1, *x.shape[3:]) for x in (segments, mask))
+        _, hidden, cache = self.decoder.prefill(self.connector(features), segments, room, mask=mask)
+        logits = self.decoder.logits(last_real(hidden, mask))
+        return logits, Spoken(cache, last_real(region, taken)[:, None])
 
     def advance(self, cache, tokens):
         """One more token a segment: logits f32 [B, R, V] and the grown cache."""
@@ -213,16 +234,19 @@ def build(section, spec):
         weight = batch["target_weight"]
         return (nll * weight).sum(-1) / jnp.maximum(weight.sum(-1), 1)
 
+    def see(params, batch):
+        return network.apply({"params": params}, batch["image"], method=RegionLM.see)
+
+    def converse(params, features, batch, room):
+        return network.apply({"params": params}, features, batch, room, method=RegionLM.converse)
+
+    def advance(params, cache, tokens):
+        return network.apply({"params": params}, cache, tokens, method=RegionLM.advance)
+
     def generate(params, batch, rng, *, eos_id, config):
-        variables = {"params": params}
-        logits, cache = network.apply(
-            variables, batch, config.max_new_tokens, method=RegionLM.prefill
-        )
-
-        def advance(cache, tokens):
-            return network.apply(variables, cache, tokens, method=RegionLM.advance)
-
-        return decode.generate(logits, cache, advance, rng, eos_id=eos_id, config=config)
+        room, go_on = config.max_new_tokens, functools.partial(advance, params)
+        logits, cache = network.apply({"params": params}, batch, room, method=RegionLM.prefill)
+        return decode.generate(logits, cache, go_on, rng, eos_id=eos_id, config=config)
 
     def heatmap(params, batch):
         _, heat = network.apply({"params": params}, batch, no_context(batch), spec.text_length)
@@ -242,6 +266,9 @@ def build(section, spec):
             "generate": generate,
             "heatmap": heatmap,
             "embed": embed,
+            "see": see,
+            "converse": converse,
+            "advance": advance,
         },
         sharding_rules=SHARDING_RULES,
         vocabulary=c.decoder.vocabulary,

@@ -11,6 +11,7 @@ ask about it.
 """
 
 import dataclasses
+import functools
 
 import jax.numpy as jnp
 
@@ -24,7 +25,7 @@ from regionjax.models.instructblip import InstructBlip, InstructBlipConfig, shar
 from regionjax.models.t5 import T5Config, shift_right
 from regionjax.models.vit import ViTConfig
 from regionjax.regions import WHOLE_IMAGE
-from regionjax.systems.system import System
+from regionjax.systems.system import System, turns
 
 # For config.optim.frozen; T5 and the tower keep what they know.
 FROZEN = (("^params/vit/norm/", False), ("^params/(vit|t5)/", True), (".*", False))
@@ -141,16 +142,26 @@ def build(section, spec):
         weight = batch["target_weight"]
         return (forward(params, batch) * weight).sum(-1) / jnp.maximum(weight.sum(-1), 1)
 
+    def see(params, batch):
+        return network.apply({"params": params}, batch["image"], method="encode")
+
+    def converse(params, features, batch, room):
+        _, said, ending = asked(batch)
+        taken = turns(batch)
+        place = jnp.arange(taken.shape[1])
+        last = place == (taken * place).max(-1, keepdims=True)
+        going_on = jnp.pad(batch["prompt"], ((0, 0), (0, 0), (0, 1)))  # one text, so one eos
+        prompt = jnp.where(last[..., None], ending, going_on)
+        arguments = features, said, prompt, taken, room
+        return network.apply({"params": params}, *arguments, method="converse")
+
+    def advance(params, cache, tokens):
+        return network.apply({"params": params}, cache, tokens, method="advance")
+
     def generate(params, batch, rng, *, eos_id, config):
-        variables = {"params": params}
-        logits, cache = network.apply(
-            variables, *asked(batch), config.max_new_tokens, method="prefill"
-        )
-
-        def advance(cache, tokens):
-            return network.apply(variables, cache, tokens, method="advance")
-
-        return decode.generate(logits, cache, advance, rng, eos_id=eos_id, config=config)
+        room, go_on = config.max_new_tokens, functools.partial(advance, params)
+        logits, cache = network.apply({"params": params}, *asked(batch), room, method="prefill")
+        return decode.generate(logits, cache, go_on, rng, eos_id=eos_id, config=config)
 
     def embed(params, batch):
         image, said, _ = asked(batch)
@@ -161,7 +172,14 @@ def build(section, spec):
         init=init,
         losses=losses,
         loss_names=("caption",),
-        predict={"caption_nll": caption_nll, "generate": generate, "embed": embed},
+        predict={
+            "caption_nll": caption_nll,
+            "generate": generate,
+            "embed": embed,
+            "see": see,
+            "converse": converse,
+            "advance": advance,
+        },
         sharding_rules=sharding_rules(c.network),
         vocabulary=c.t5.vocabulary,
         flops=lambda: flops.regionvlm(c, spec),

@@ -25,6 +25,12 @@ class System:
         generate(params, batch, rng, *, eos_id, config) → i32 [B, R, max_new_tokens]
         heatmap(params, batch) → f32 [B, R, h, w], sums to 1 a slot, for the text in `prompt`
         embed(params, batch) → f32 [B, R, D], the region's vector
+        see(params, batch) → features, all that is to be known of the images alone
+        converse(params, features, batch, room) → logits f32 [B, 1, V] of the first token of an
+          answer, and a cache for `room` tokens more. The R slots of an image are the turns of one
+          conversation, see `turns`; each has its region and, as `prompt`, its text. The last turn
+          is the one that is answered.
+        advance(params, cache, tokens i32 [B, 1]) → logits f32 [B, 1, V], cache: a token more
       sharding_rules: ((regex, PartitionSpec), …), first match over paths such as
         params/decoder/layers/query/kernel; every path must match, every pattern must be used.
       vocabulary: V; the token ids of a batch are below it.
@@ -38,6 +44,14 @@ class System:
     sharding_rules: tuple
     vocabulary: int
     flops: Callable
+
+
+def turns(batch):
+    """bool [B, R]: slots that show something, the turns of a conversation; others are passed over.
+
+    No region, not even a point, has an empty mask.
+    """
+    return (batch["region_mask"] > 0).any((-2, -1))
 
 
 def build(config, spec):

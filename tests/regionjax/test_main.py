@@ -67,7 +67,7 @@ def test_settings_on_the_command_line(file):
         ("--config.train=3", "config.train is a section"),
         ("--config.train.steps", "--config.train.steps has no value"),
         ("--wrokdir=x", "Unknown command line flag 'wrokdir'. Did you mean: workdir"),
-        ("--mode=trian", "--mode=trian: value should be one of <train|evaluate|plan>"),
+        ("--mode=trian", "--mode=trian: value should be one of <train|evaluate|chat|plan>"),
         ("workdir", "what is 'workdir' for"),
     ],
 )
