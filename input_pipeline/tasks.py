@@ -33,13 +33,14 @@ PROMPTS = {
 }
 _ASKED = ("locate", "answer", "choose", "justify")
 _SAID = ("describe", "refer", "narrate", "caption")  # the answer is the annotation's text
-_LABELS = {"answer": "answer", "choose": "answer", "justify": "rationale"}  # in Annotation.extra
+# What has to be known for them, in Annotation.extra.
+_LABELS = {"answer": {"answer"}, "choose": {"answer"}, "justify": {"answer", "rationale"}}
 
 
 def tasks_of(annotation):
     """The tasks that an annotation can be made into: those of its kind whose answer is known."""
     of_kind = TASKS[annotation.kind]
-    return tuple(task for task in of_kind if _LABELS.get(task, "") in {"", *annotation.extra})
+    return tuple(task for task in of_kind if _LABELS.get(task, set()) <= annotation.extra.keys())
 
 
 def all_prompts(changed):

@@ -121,6 +121,9 @@ def parse_line(line, where):
     return content
 
 
+ID = str | int  # what identifies an entry
+
+
 # What the unpickler raises on bytes that are no pickle, cut short or made to do harm.
 _BROKEN_PICKLE = (
     pickle.UnpicklingError,

@@ -22,9 +22,10 @@ import numpy as np
 
 from input_pipeline.errors import DataError
 from input_pipeline.images import read_image
+from input_pipeline.leakage import coco_id_of
 from input_pipeline.records import Annotation, Record
 from input_pipeline.runs import EmptyMask, RunRegion
-from input_pipeline.sources.annotation_files import existing, field
+from input_pipeline.sources.annotation_files import ID, existing, field
 from input_pipeline.sources.json_entries import Places, entries_of
 from input_pipeline.sources.source import Item
 from regionjax.regions import Region, box_from_xywh, clip_box
@@ -87,9 +88,12 @@ class Coco:
                 if key == "images":
                     add_image(images, entry, place, where)
                 elif key == "annotations":
-                    of_path.add(field(entry, "image_id", where), place)
+                    of_path.add(field(entry, "image_id", where, ID), place)
                 else:
-                    names[field(entry, "id", where)] = field(entry, "name", where)
+                    name = " ".join(field(entry, "name", where, str).split())
+                    if not name:
+                        raise DataError(f"{where} has an empty name")
+                    names[field(entry, "id", where, ID)] = name
         for found in (instances, captions):
             if stray := [image_id for image_id in found if image_id not in images]:
                 raise DataError(
@@ -105,7 +109,7 @@ class Coco:
             yield CocoItem(
                 image_id=str(image_id),
                 file_name=f"{coco_folder(split)}/{image['file_name']}",
-                coco_id=image_id,
+                coco_id=coco_id_of(image["file_name"]),
                 image=image,
                 instances=things,
                 captions=texts,
@@ -115,7 +119,7 @@ class Coco:
         """[(entry, category name, is it the only one of its category)] of an image's instances."""
         things = []
         twins = collections.Counter(
-            field(entry, "category_id", f"{path}: annotation {entry.get('id')}")
+            field(entry, "category_id", f"{path}: annotation {entry.get('id')}", ID)
             for entry in entries
         )
         for entry in entries:
@@ -132,19 +136,28 @@ class Coco:
         return things
 
     def record(self, item, tally):
-        """The Record of a CocoItem."""
+        """The Record of a CocoItem; None if nothing is left of it."""
         data, width, height = read_coco_image(self.images, item.file_name, item.image)
         annotations = []
         for entry, name, only in item.instances:
             region = instance_region(entry, width, height, item.file_name, tally)
+            if region is None:
+                continue
             identifier = str(field(entry, "id", f"{item.file_name}: annotation"))
             annotations.append(Annotation("phrase", name, identifier, region))
             if only:
                 annotations.append(Annotation("expression", name, identifier, region))
         for entry in item.captions:
             where = f"{item.file_name}: caption {entry.get('id')}"
-            text = " ".join(field(entry, "caption", where).split())
-            annotations.append(Annotation("caption", text, str(field(entry, "id", where))))
+            text = " ".join(field(entry, "caption", where, str).split())
+            identifier = str(field(entry, "id", where))
+            if text:
+                annotations.append(Annotation("caption", text, identifier))
+            else:
+                tally["empty_captions"] += 1
+        if not annotations:
+            tally["images_without_annotations"] += 1
+            return None
         return Record(
             source=self.name,
             file_name=item.file_name,
@@ -183,10 +196,10 @@ def add_image(images, entry, place, where):
     """Adds an entry of `images` to Places by its id.
 
     Raises:
-      DataError: no id, file_name, width or height, or an id that was there before.
+      DataError: no id, file_name, width or height, one that is none, or an id that was there.
     """
-    for key in ("id", "file_name", "width", "height"):
-        field(entry, key, where)
+    for key, kind in (("id", ID), ("file_name", str), ("width", int), ("height", int)):
+        field(entry, key, where, kind)
     if entry["id"] in images:
         raise DataError(f"{where}: image {entry['id']} is listed twice")
     images.add(entry["id"], place)
@@ -207,7 +220,8 @@ def instance_region(entry, width, height, file_name, tally):
     """The region of an instance: its segmentation, or its box where it has none.
 
     Polygons, or run lengths, or a list of those (RefCLEF): their union. One so thin that no
-    pixel's centre lies in it becomes the pixels its bounds touch.
+    pixel's centre lies in it becomes the pixels its bounds touch. None if it is thin and its bounds
+    lie outside the image: that is counted.
 
     Raises:
       DataError: a segmentation or box that cannot be.
@@ -223,11 +237,13 @@ def instance_region(entry, width, height, file_name, tally):
         tally["outlines_of_two_points"] += len(segmentation) - len(outlines)
         if outlines:
             return RunRegion.from_polygons(outlines, height, width)
-        tally["regions_by_box"] += 1
         box = clip_box(box_from_xywh(field(entry, "bbox", where, list), width, height))
         if ((box[2:] - box[:2]) * (width, height) >= 1).all():
-            return Region.from_box(box)
-        return _touched(entry, where, width, height, tally)
+            region = Region.from_box(box)
+        else:
+            region = _touched(entry, where, width, height, tally)
+        tally["regions_by_box"] += region is not None
+        return region
     except EmptyMask:
         return _touched(entry, where, width, height, tally)
     except DataError:
@@ -251,11 +267,14 @@ def _union(parts, height, width):
 
 
 def _touched(entry, where, width, height, tally):
-    """The pixels that an instance's bounding box touches, at least one."""
-    tally["regions_thinner_than_a_pixel"] += 1
+    """The pixels that an instance's bounding box touches, at least one; None if it lies outside."""
     box = np.array(field(entry, "bbox", where, list), float)
     if box.shape != (4,) or not np.isfinite(box).all():
         raise DataError(f"{where}: bbox {box.tolist()} is not x, y, width, height")
+    if (box[:2] >= (width, height)).any() or (box[:2] + box[2:] < 0).any():
+        tally["regions_outside_image"] += 1
+        return None
+    tally["regions_thinner_than_a_pixel"] += 1
     start = np.clip(np.floor(box[:2]), 0, (width - 1, height - 1)).astype(int)
     stop = np.clip(np.ceil(box[:2] + box[2:]), start + 1, (width, height)).astype(int)
     mask = np.zeros((height, width), bool)

@@ -17,7 +17,7 @@ import pathlib
 from input_pipeline.errors import DataError
 from input_pipeline.leakage import coco_id_of
 from input_pipeline.records import Annotation, Record
-from input_pipeline.sources.annotation_files import existing, field, read_pickle
+from input_pipeline.sources.annotation_files import ID, existing, field, read_pickle
 from input_pipeline.sources.coco import add_image, instance_region, read_coco_image
 from input_pipeline.sources.json_entries import Places, entries_of
 from input_pipeline.sources.source import PUBLISHED, Item
@@ -64,10 +64,12 @@ class Refer:
             if key == "images":
                 add_image(images, entry, place, f"{instances_path}: image {len(images)}")
             else:
-                objects.add(field(entry, "id", f"{instances_path}: annotation"), place)
+                objects.add(field(entry, "id", f"{instances_path}: annotation", ID), place)
         by_image = {}
         for where, reference in chosen:
-            image_id, object_id = (field(reference, key, where) for key in ("image_id", "ann_id"))
+            image_id, object_id = (
+                field(reference, key, where, ID) for key in ("image_id", "ann_id")
+            )
             if image_id not in images:
                 self._unlisted(f"{where}: image {image_id} is not in {instances_path}", tally)
             elif object_id not in objects:
@@ -99,7 +101,7 @@ class Refer:
         if not chosen:
             raise DataError(f"{path} has no split {split}; it has {sorted(splits)}")
         if split in self.published:
-            images = {field(reference, "image_id", where) for where, reference in chosen}
+            images = {field(reference, "image_id", where, ID) for where, reference in chosen}
             for what, found, expected in zip(
                 ("references", "images"),
                 (len(chosen), len(images)),
@@ -126,15 +128,17 @@ class Refer:
         data, width, height = read_coco_image(self.images, item.file_name, item.image)
         annotations, regions = [], {}
         for reference, entry in item.references:
-            region = regions.get(entry["id"])  # an object may be referred to more than once
-            if region is None:
+            if entry["id"] not in regions:  # an object may be referred to more than once
                 region = instance_region(entry, width, height, item.file_name, tally)
                 regions[entry["id"]] = region
+            region = regions[entry["id"]]
             where = f"{item.file_name}: reference {reference.get('ref_id')}"
             for sentence in field(reference, "sentences", where, list):
                 text = " ".join(field(sentence, "sent", where, str).split())
                 identifier = str(field(sentence, "sent_id", where))
-                if text:
+                if region is None:
+                    tally["expressions_without_region"] += 1
+                elif text:
                     annotations.append(Annotation("expression", text, identifier, region))
                 else:
                     tally["empty_expressions"] += 1

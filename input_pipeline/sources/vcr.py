@@ -77,8 +77,8 @@ class Vcr:
         classes = field(first, "objects", where, list)
         regions = self._regions(item, classes, width, height, tally)
         annotations = [
-            Annotation("phrase", str(name), str(number), regions[number])
-            for number, name in enumerate(classes)
+            Annotation("phrase", name, str(number), regions[number])
+            for number, name in enumerate(_names(classes, where))
             if regions[number] is not None
         ]
 
@@ -187,6 +187,14 @@ def _choice(question, where, regions, union, tally):
     return Annotation("choice", _text(asked, where), name, union(seen), extra)
 
 
+def _names(classes, where):
+    """The classes of the objects; DataError if one is no word."""
+    for name in classes:
+        if not isinstance(name, str) or not name.strip():
+            raise DataError(f"{where}: object {name!r} is no word")
+    return [" ".join(name.split()) for name in classes]
+
+
 def _objects(tokens, where):
     """Numbers of the objects in a text."""
     if not isinstance(tokens, list):
@@ -203,7 +211,10 @@ def _text(tokens, where):
     words = []
     for token in tokens:
         words += [f"[{number}]" for number in token] if isinstance(token, list) else [str(token)]
-    return " ".join(words)
+    text = " ".join(" ".join(words).split())
+    if not text:
+        raise DataError(f"{where}: a question or a choice is empty")
+    return text
 
 
 def _union(regions, width, height):

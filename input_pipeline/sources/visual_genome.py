@@ -21,7 +21,7 @@ import pathlib
 from input_pipeline.errors import DataError
 from input_pipeline.images import read_image
 from input_pipeline.records import Annotation, Record
-from input_pipeline.sources.annotation_files import existing, field
+from input_pipeline.sources.annotation_files import ID, existing, field
 from input_pipeline.sources.json_entries import list_entries
 from input_pipeline.sources.named_files import check_option
 from input_pipeline.sources.pixel_regions import box_region
@@ -83,7 +83,10 @@ class VisualGenome:
             url = field(image, "url", where, str).split("/")
             if len(url) < 2:
                 raise DataError(f"{where}: url {url[0]!r} has no folder and file name")
-            images[image_id] = ("/".join(url[-2:]), image.get("coco_id"), (width, height))
+            coco_id = image.get("coco_id")
+            if coco_id is not None:
+                field(image, "coco_id", where, int)
+            images[image_id] = ("/".join(url[-2:]), coco_id, (width, height))
         places = {part: self._places(part, images) for part in self.parts.split(",")}
         belongs = self._belongs(split, images)
         for image_id, (file_name, coco_id, size) in images.items():
@@ -184,9 +187,9 @@ def _objects(listed, attributes, size, tally):
     """Objects under their names, with the attributes of one word before them."""
     things = {}  # object id: (entry, where, attributes)
     for entry, where in listed:
-        things[field(entry, "object_id", where)] = entry, where, []
+        things[field(entry, "object_id", where, ID)] = entry, where, []
     for entry, where in attributes:
-        thing = things.setdefault(field(entry, "object_id", where), (entry, where, []))
+        thing = things.setdefault(field(entry, "object_id", where, ID), (entry, where, []))
         if entry.get("attributes"):
             thing[2].extend(_texts(entry, "attributes", where))
     for identifier, (entry, where, words) in things.items():

@@ -24,7 +24,7 @@ import re
 from input_pipeline.errors import DataError
 from input_pipeline.images import read_image
 from input_pipeline.records import Annotation, Record
-from input_pipeline.sources.annotation_files import existing, field
+from input_pipeline.sources.annotation_files import ID, existing, field
 from input_pipeline.sources.json_entries import Places, entries_of, list_entries, member_entries
 from input_pipeline.sources.source import Item
 from regionjax.config import nearest
@@ -52,6 +52,9 @@ class _Questions:
             if not text:
                 tally["empty_questions"] += 1
                 continue
+            if not extra.get("answer", "x").strip():
+                tally["questions_without_answer"] += 1
+                extra = {key: value for key, value in extra.items() if key != "answer"}
             annotations.append(Annotation("question", text, identifier, extra=extra))
         if not annotations:
             tally["images_without_annotations"] += 1
@@ -144,7 +147,7 @@ def _places(path, key, needed):
     for number, (_, entry, place) in enumerate(entries_of(path, [key])):
         where = f"{path}: {key} {number}"
         for name in needed:
-            kind = {"question": str, "answers": list}.get(name, object)
+            kind = {"question": str, "answers": list}.get(name, ID)
             field(entry, name, where, kind)
         places.add(entry["image_id"], place)
     return places
@@ -173,6 +176,8 @@ def _extra(entry, where):
         if not answers:
             raise DataError(f"{where} has neither `multiple_choice_answer` nor `answers`")
         agreed = collections.Counter(answers).most_common(1)[0][0]  # the first of equals
+    elif not isinstance(agreed, str):
+        raise DataError(f"{where}: `multiple_choice_answer` is a {type(agreed).__name__}")
     extra = {"answer": agreed, "answers": answers}
     if "answer_type" in entry:
         extra["answer_type"] = entry["answer_type"]
@@ -223,7 +228,9 @@ class Gqa(_Questions):
 def _coco_ids(path):
     """{Visual Genome's image id as text: COCO's} of image_data.json."""
     return {
-        str(field(entry, "image_id", f"{path}: image {number}")): entry["coco_id"]
+        str(field(entry, "image_id", f"{path}: image {number}")): field(
+            entry, "coco_id", f"{path}: image {number}", int
+        )
         for number, (entry, _) in enumerate(list_entries(path))
         if isinstance(entry, dict) and entry.get("coco_id") is not None
     }

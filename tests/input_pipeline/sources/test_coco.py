@@ -198,6 +198,16 @@ def test_ids_of_photographs_by_their_names(name, number):
     assert coco_id_of(name) == number
 
 
+def test_other_photographs_in_its_form_are_not_those_of_coco(own_folder):
+    def change(content):
+        content["images"][0]["file_name"] = "beach.jpg"
+
+    edit(own_folder / "annotations/instances_train2017.json", change)
+    (own_folder / "train2017/000000000001.jpg").rename(own_folder / "train2017/beach.jpg")
+    records, _ = read(below(own_folder))
+    assert [(r.image_id, r.coco_id) for r in records] == [("1", None), ("2", 2), ("3", 3)]
+
+
 # ---- segmentations ----
 
 
@@ -214,6 +224,10 @@ def test_a_list_of_run_lengths_is_their_union(tmp_path):
     entry["segmentation"] = [empty]
     assert instance_region(entry, 4, 3, "a.jpg", tally).bounds == (1, 0, 3, 3)
     assert tally == {"regions_thinner_than_a_pixel": 1}
+    outside = {"id": 5, "bbox": [4, 0, 2, 2], "segmentation": [[4, 0, 6, 0, 6, 2]]}
+    assert instance_region(outside, 4, 3, "a.jpg", tally) is None
+    assert instance_region({**outside, "segmentation": []}, 4, 3, "a.jpg", tally) is None
+    assert +tally == {"regions_thinner_than_a_pixel": 1, "regions_outside_image": 2}
     for wrong, message in (
         ([first, {"size": [4, 3], "counts": [12]}], r"a.jpg: annotation 5: RLE of size \[4, 3\]"),
         ([first, [1, 2, 3, 4, 5, 6]], "a.jpg: annotation 5: "),

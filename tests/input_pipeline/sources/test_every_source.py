@@ -1,8 +1,10 @@
 """What every source promises, tried on each of SOURCES: a new one must be added to smallest.py."""
 
 import collections
+import copy
 import inspect
 import io
+import json
 import pickle
 
 import pytest
@@ -116,6 +118,71 @@ def test_bad_images_are_named(tmp_path, name, image):
     folder = SMALLEST[name](tmp_path, image)
     with pytest.raises(BadImage, match=folder.image):
         read(opened(name, folder))
+
+
+# Of those that share a file format, one.
+FORMATS = [name for name in SMALLEST if not name.startswith(("refc", "tfds", "coco_instances"))]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_whatever_is_wrong_in_a_file_is_an_error_in_words(tmp_path, name):
+    """Every value of every file in turn is taken out or made something else.
+
+    What is read all the same is sound.
+    """
+    folder = SMALLEST[name](tmp_path, PHOTOGRAPH)
+    tried = 0
+    for path in sorted(tmp_path.rglob("*")):
+        if path.suffix not in (".json", ".jsonl", ".p"):
+            continue
+        before = path.read_bytes()
+        for content in broken_in_turn(loaded(path)):
+            path.write_bytes(dumped(content, path))
+            tried += 1
+            try:
+                records = read(opened(name, folder))[1]
+            except DataError:
+                continue
+            for record in records:
+                assert record.annotations, content
+                for annotation in record.annotations:
+                    asked = [task for task in tasks.tasks_of(annotation) if task != "locate"]
+                    answers = [tasks.texts(task, annotation)[1] for task in asked]
+                    assert all(text.strip() for text in (annotation.text, *answers)), content
+                Record.decode(record.encode())
+        path.write_bytes(before)
+    assert tried > 20 or name == "flickr30k_entities"
+
+
+def loaded(path):
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    return pickle.loads(path.read_bytes()) if path.suffix == ".p" else json.loads(path.read_text())
+
+
+def dumped(content, path):
+    if path.suffix == ".jsonl":
+        lines = content if isinstance(content, list) else [content]
+        return "".join(json.dumps(line) + "\n" for line in lines).encode()
+    return pickle.dumps(content, 2) if path.suffix == ".p" else json.dumps(content).encode()
+
+
+def broken_in_turn(content, put=lambda value: value):
+    """Yields copies of a JSON value with one value in it taken out, or made another."""
+    for value in (None, "", " ", -1, [], {}, [[1, 2, 3, 4]]):
+        yield put(value)
+    keys = range(len(content)) if isinstance(content, list) else content
+    for key in keys if isinstance(content, list | dict) else ():
+
+        def inside(value, key=key):
+            changed = copy.copy(content)
+            changed[key] = value
+            return put(changed)
+
+        yield from broken_in_turn(content[key], inside)
+        without = copy.copy(content)
+        del without[key]
+        yield put(without)
 
 
 SAYS_THE_SIZE = {"coco", "flickr30k_entities", "visual_genome", "vcr"} | {
