@@ -51,9 +51,10 @@ A question has
   box, mask or points: what it is about, at most one of them; without, the whole image.
   provenance any object; it is kept.
 
-Boxes are cut to the image. A box of which nothing is left, and a mask without a pixel, are counted
-and left out with their texts. Anything else that is wrong stops with the file, the line and, where
-a key is misspelt, the nearest right one.
+Boxes are cut to the image; points outside it are kept and counted. A box of which nothing is left,
+a mask without a pixel, and points of which none is inside are counted and left out with their
+texts. Anything else that is wrong stops with the file, the line and, where a key is misspelt, the
+nearest right one.
 """
 
 import dataclasses
@@ -214,7 +215,7 @@ class OwnRegions:
         if shape == "box":
             return box_region(value, width, height, where, tally)
         if shape == "points":
-            return _points_region(value, width, height, where)
+            return _points_region(value, width, height, where, tally)
         if isinstance(value, str):
             value = read_mask(self.annotations / value, where)
             if value.shape != (height, width):
@@ -252,15 +253,21 @@ def read_mask(path, where):
     return pixels > 0
 
 
-def _points_region(points, width, height, where):
-    """The Region of points in pixels."""
+def _points_region(points, width, height, where, tally):
+    """The Region of points in pixels; None (counted) if none of them lies in the image."""
     try:
         pixels = np.array(points, np.float64)
         if pixels.ndim != 2 or pixels.shape[1] != 2 or not pixels.size:
             raise RegionError(f"points {points} are not a list of [x, y]")
         if 0 < pixels.max() <= 1 and (pixels % 1).any():
             raise RegionError(f"points {points}: points are in pixels, not 0…1")
-        return Region.from_points(points_from_pixels(pixels, width, height))
+        region = Region.from_points(points_from_pixels(pixels, width, height))
+        outside = ((region.points < 0) | (region.points > 1)).any(axis=1)
+        if outside.all():
+            tally["points_all_outside"] += 1
+            return None
+        tally["points_outside_image"] += int(outside.sum())
+        return region
     except (TypeError, ValueError) as error:  # RegionError is a ValueError
         raise DataError(f"{where}: {error}") from error
 

@@ -143,17 +143,20 @@ def test_what_lies_outside_is_cut_or_counted(tmp_path):
         {"text": "cut", "box": [30, -5, 50, 10]},
         {"text": ["gone", "away"], "box": [40, 0, 50, 10]},
         {"text": "thin", "mask": [[3.1, 2, 3.2, 2, 3.2, 6]]},
-        {"text": "trace", "points": [[-2, 5], [41, 30]], "provenance": {"by": "me"}},
+        {"text": "trace", "points": [[-2, 5], [20, 10]], "provenance": {"by": "me"}},
+        {"text": "astray", "points": [[-2, 5], [41, 30]]},
     )
     assert [a.text for a in found] == ["cut", "trace"]
     np.testing.assert_allclose(found[0].region.box, [0.75, 0, 1, 0.5])
-    np.testing.assert_allclose(found[1].region.points, [[-0.05, 0.25], [1.025, 1.5]])
+    np.testing.assert_allclose(found[1].region.points, [[-0.05, 0.25], [0.5, 0.5]])
     assert found[1].extra == {"provenance": {"by": "me"}}
     assert tally == {
         "boxes_clipped": 1,
         "boxes_without_area": 1,
         "masks_without_pixel": 1,
-        "texts_without_region": 3,
+        "points_all_outside": 1,
+        "points_outside_image": 1,
+        "texts_without_region": 4,
     }
     found, tally = regions_of(tmp_path, {"text": "gone", "box": [40, 0, 50, 10]})
     assert found == [] and tally["images_without_annotations"] == 1
