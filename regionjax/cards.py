@@ -1,6 +1,26 @@
-"""Parts of the report's page: galleries of cards, each with pictures and words."""
+"""Parts of the pages: the document, and galleries of cards, each with pictures and words."""
+
+import html
+import pathlib
 
 from regionjax import pictures
+
+
+def document(title, body, definitions=""):
+    """A whole page: one file without scripts, fonts or links to other hosts.
+
+    Args:
+      title: plain text.
+      body: list of HTML; empty ones are left out.
+      definitions: HTML that stands before it, such as an Album's.
+    """
+    style = pathlib.Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>\n{style}</style></head>\n<body>"
+        f"{definitions}<main>\n" + "\n".join(filter(None, body)) + "\n</main></body></html>\n"
+    )
 
 
 def gallery_of(title, lead, right, card, rng, count, *, mistakes=True, wide=False):

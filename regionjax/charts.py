@@ -37,6 +37,28 @@ def bar(value, low, high, baseline, top):
     )
 
 
+def pair(score, than, top):
+    """Two scores with their intervals on one scale from 0 to `top`, the first above the second.
+
+    Args:
+      score, than: (value, low, high).
+    """
+    width, height = 240, 34
+
+    def at(value):
+        return number(min(max(value / top, 0), 1) * width)
+
+    drawn = ""
+    for y, style, (value, low, high) in ((9, "first", score), (25, "second", than)):
+        drawn += (
+            f'<rect class="track" y="{y - 5}" width="{width}" height="10" rx="3"/>'
+            f'<rect class="fill {style}" y="{y - 5}" width="{at(value)}" height="10" rx="3"/>'
+            f'<path class="interval" d="M{at(low)} {y}H{at(high)}M{at(low)} {y - 4}v8'
+            f'M{at(high)} {y - 4}v8"/>'
+        )
+    return f'<svg class="bar" viewBox="-3 0 {width + 6} {height}" aria-hidden="true">{drawn}</svg>'
+
+
 def curves(series, title, *, logarithmic=False, smooth=True, size=(480, 250)):
     """A line chart over training steps.
 
@@ -87,15 +109,73 @@ def curves(series, title, *, logarithmic=False, smooth=True, size=(480, 250)):
             parts.append(_line(*place(steps, values), f"raw {colour}"))
         trend = _trend(values) if smooth else values
         parts.append(_line(*place(steps, trend), f"trend {colour}"))
+    return _figure(title, finite, "".join(parts), size)
+
+
+def measured(lines, title, x_name, *, size=(480, 270)):
+    """Scores with their intervals against a number.
+
+    Args:
+      lines: {name: [(x, value, low, high)]}.
+      x_name: what the number is.
+
+    Returns:
+      A figure with axes, whiskers and a legend; "" if there is nothing to draw.
+    """
+    lines = {name: np.array(sorted(points), float) for name, points in lines.items() if points}
+    if not lines:
+        return ""
+    everything = np.concatenate(list(lines.values()))
+    width, height = size
+    left, right, above, below = 54, 18, 14, 52
+    low, high, ticks = _axis(everything[:, 1:].ravel(), False)
+    first, last = everything[:, 0].min(), everything[:, 0].max()
+
+    def across(x):
+        return left + 10 + (x - first) / ((last - first) or 1) * (width - left - right - 20)
+
+    def up(value):
+        return above + (high - value) / (high - low) * (height - above - below)
+
+    parts = []
+    for tick in ticks:
+        y = number(up(tick))
+        parts.append(f'<path class="grid" d="M{left} {y}H{width - right}"/>')
+        parts.append(
+            f'<text x="{left - 8}" y="{number(up(tick) + 4)}" class="tick end">{label(tick)}</text>'
+        )
+    for x in np.unique(everything[:, 0]):
+        where = f'x="{number(across(x))}" y="{height - below + 18}"'
+        parts.append(f'<text {where} class="tick mid">{label(x)}</text>')
+    middle = f'x="{number((left + width - right) / 2)}" y="{height - 12}"'
+    parts.append(f'<text {middle} class="tick mid">{html.escape(x_name)}</text>')
+    for index, points in enumerate(lines.values()):
+        # Lines side by side, so that whiskers at one place can be told apart.
+        x = across(points[:, 0]) + 5 * (index - (len(lines) - 1) / 2)
+        colour = f"series-{index % COLOURS}"
+        parts.append(_line(x, up(points[:, 1]), f"trend {colour}"))
+        for place, (_, value, bottom, top) in zip(x, points, strict=True):
+            at = number(place)
+            parts.append(
+                f'<path class="trend {colour}" d="M{at} {number(up(bottom))}V{number(up(top))}"/>'
+            )
+            parts.append(
+                f'<circle class="dot {colour}" cx="{at}" cy="{number(up(value))}" r="3.5"/>'
+            )
+    return _figure(title, lines, "".join(parts), size)
+
+
+def _figure(title, names, drawn, size):
+    """A figure with a caption, and a legend where there are several names."""
     legend = "".join(
         f'<span class="key series-{index % COLOURS}">{html.escape(name)}</span>'
-        for index, name in enumerate(finite)
+        for index, name in enumerate(names)
     )
     return (
         f'<figure class="chart"><figcaption>{html.escape(title)}'
-        f'<span class="legend">{legend if len(finite) > 1 else ""}</span></figcaption>'
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(title)}">'
-        f"{''.join(parts)}</svg></figure>"
+        f'<span class="legend">{legend if len(names) > 1 else ""}</span></figcaption>'
+        f'<svg viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{html.escape(title)}">'
+        f"{drawn}</svg></figure>"
     )
 
 

@@ -7,8 +7,10 @@ A VALUE is a Python literal, or a plain string: --config.train.steps=50,
 
 Modes:
   train     train, or go on from the last checkpoint in the workdir; then evaluate, unless
-            --config.train.evaluate_at_end=False
-  evaluate  evaluate the last checkpoint in the workdir
+            --config.train.evaluate_at_end=False. Of a config with `claims`: train and evaluate all
+            its runs, as far as that is to be done, and write their table
+  evaluate  evaluate the last checkpoint in the workdir; with `claims`: write the table of the runs
+            that are finished
   chat      talk about the photograph --image: lines such as `@12,30 15,33 what is this?`, points in
             pixels, from the terminal or a pipe (/help lists the others). The weights are those of
             the workdir's last checkpoint, else of config.init_from. config.evaluate.generation and
@@ -126,6 +128,12 @@ def dispatch(config):
         from regionjax.chat import chat
 
         chat(config, workdir, _IMAGE.value)
+        return 0
+    if settings.claims:
+        from regionjax.claims.study import study
+
+        table_only = _MODE.value == "evaluate"
+        study(config, workdir, table_only=table_only, force_new=_FORCE_NEW_WORKDIR.value)
         return 0
     if _MODE.value == "train":
         from regionjax.train import train

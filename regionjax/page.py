@@ -6,12 +6,11 @@ selection.
 
 import html
 import json
-import pathlib
 
 import numpy as np
 
 from regionjax import charts, page_questions, page_robustness, pictures
-from regionjax.cards import card_of, drawn_on, gallery_of, key_of, mark_of
+from regionjax.cards import card_of, document, drawn_on, gallery_of, key_of, mark_of
 from regionjax.evaluators.grounding import ENOUGH
 from regionjax.scoreboard import rows_of
 
@@ -48,15 +47,7 @@ def render(results, series, *, title, gallery, seed):
         page_robustness.section(results.scores),
         _everything(results),
     ]
-    style = pathlib.Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>\n{style}</style></head>\n<body>"
-        f"{album.definitions()}<main>\n{_header(results, title)}\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</main></body></html>\n"
-    )
+    return document(title, [_header(results, title), *sections], album.definitions())
 
 
 def _header(results, title):

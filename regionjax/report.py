@@ -47,14 +47,14 @@ def write(workdir, results, *, title, gallery, seed):
     """
     workdir = pathlib.Path(workdir)
     numbers = {**results.scores, "about": results.about}
-    _replace(workdir / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+    replace_file(workdir / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
     for name, replies in results.replies.items():
         (workdir / "predictions").mkdir(exist_ok=True)
         text = json.dumps(predictions(name, replies), ensure_ascii=False) + "\n"
-        _replace(workdir / "predictions" / f"{name}.json", text)
+        replace_file(workdir / "predictions" / f"{name}.json", text)
     curves = series(metrics.read(workdir))
     text = page.render(results, curves, title=title, gallery=gallery, seed=seed)
-    _replace(workdir / "report.html", text)
+    replace_file(workdir / "report.html", text)
     return workdir / "report.html"
 
 
@@ -70,7 +70,7 @@ def series(entries):
     return found
 
 
-def _replace(path, text):
+def replace_file(path, text):
     """Writes a file so that a reader sees the old one or the new one, whole."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text, encoding="utf-8")

@@ -37,7 +37,8 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """A whole config. `model`, `evaluate` and `dialogue` are built by those who need them.
+    """A whole config. `model`, `evaluate`, `dialogue` and `claims` are built by those who need
+    them.
 
     `init_from` says which parameters come from a checkpoint: {scope: regionjax.starting.InitFrom}.
     """
@@ -55,3 +56,4 @@ class Settings:
     init_from: dict = dataclasses.field(default_factory=dict)
     evaluate: dict = dataclasses.field(default_factory=dict)
     dialogue: dict = dataclasses.field(default_factory=dict)
+    claims: dict = dataclasses.field(default_factory=dict)  # regionjax/claims: a table of many runs

@@ -104,6 +104,8 @@ def test_the_readme_in_the_order_in_which_it_is_read(tmp_path):
             if "--annotations" not in command or COCO.is_dir():
                 assert run(command)
             continue
+        if "configs/claims/" in flag(command, "--config"):
+            continue  # test_the_claims_of_regionvlm
         folder = pathlib.Path(flag(command, "--workdir"))
         command[command.index("--workdir") + 1] = str(tmp_path / folder.name)
         if flag(command, "--config") == "configs/quickstart.py":
@@ -204,10 +206,34 @@ def test_regionvlm_on_the_built_in_world(tmp_path):
     assert report["pointing/accuracy"] is None  # it has no heatmap
 
 
+@pytest.mark.slow
+def test_the_claims_of_regionvlm(tmp_path):
+    """configs/claims/regionvlm.py: two of its runs at a tiny size, and their table."""
+    [command] = [c for c in readme_commands() if "configs/claims/" in (flag(c, "--config") or "")]
+    command[command.index("--workdir") + 1] = str(tmp_path / "claims")
+    small = {
+        "claims.only": "('base','hidden')",
+        "claims.seeds": "(0,)",
+        "claims.variants.base.changes.evaluate.robustness.jitter": "()",
+        "claims.variants.base.changes.evaluate.robustness.shuffled": "()",
+    }
+    run(command, **TINY_VLM, **SMALL_WORLD, **small)
+    table = json.loads((tmp_path / "claims" / "claims.json").read_text())
+    rows = {row["part"] + row["number"]: row for row in table["rows"]}
+    assert rows["a4"]["score"] == "base:ris/miou" and rows["a4"]["verdict"] != "not measured"
+    assert rows["b1"]["verdict"] == "not measured"  # its runs are left out
+    assert {name: runs["seeds"] for name, runs in table["runs"].items()} == {
+        "base": [0],
+        "hidden": [0],
+    }
+    assert (tmp_path / "claims" / "base-seed0" / "report.html").stat().st_size > 10_000
+    assert "<svg" in (tmp_path / "claims" / "claims.html").read_text()
+
+
 def test_every_config_is_tried_here():
     tried = pathlib.Path(__file__).read_text()
-    for config in (ROOT / "configs").glob("*.py"):
-        assert f"configs/{config.name}" in tried, f"no test runs {config.name}"
+    for config in (ROOT / "configs").rglob("*.py"):
+        assert f"{config.relative_to(ROOT)}" in tried, f"no test runs {config.relative_to(ROOT)}"
 
 
 def test_the_readme_lists_every_file_of_the_library():

@@ -1,0 +1,1 @@
+"""A paper's claims, tried: which runs, what they say, and the table of it."""

@@ -1,0 +1,199 @@
+"""Many runs and their table: order, kills, what is repeated, and the config that there is."""
+
+import html.parser
+import json
+import pathlib
+
+import pytest
+import toy
+
+from regionjax import config as configs
+from regionjax.claims import settings, study
+from regionjax.config import ConfigError, build
+from regionjax.settings import Settings
+from regionjax.systems import system as systems
+
+CONFIG = pathlib.Path(__file__).parents[2] / "configs/claims/regionvlm.py"
+
+
+def small(**changes):
+    """Toy's config with a claim on two variants, two seeds each."""
+    config = toy.config()
+    config.claims = {
+        "variants": {
+            "base": {"says": "as it is"},
+            "short": {"says": "fewer steps", "changes": {"train": {"steps": 5}}},
+        },
+        "parts": {
+            "a": {
+                "title": "Steps & <time>",
+                "rows": {"1": {"says": "more", "score": "base:x/y", "than": "short:x/y"}},
+                "curves": {
+                    "y": {"x": "steps", "lines": {"y": ((9, "base:x/y"), (5, "short:x/y"))}}
+                },
+            }
+        },
+        "seeds": (3, 4),
+    }
+    config.claims.update(changes)
+    return config
+
+
+class Runs:
+    """Stands for training and evaluation; stops in the middle on request."""
+
+    def __init__(self, stop_at=None):
+        self.trained, self.evaluated, self.stop_at = [], [], stop_at
+
+    def train(self, config, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.trained.append((folder.name, config.seed, config.train.steps))
+        if len(self.trained) == self.stop_at:
+            raise KeyboardInterrupt
+
+    def evaluate(self, config, folder):
+        self.evaluated.append(folder.name)
+        value = config.train.steps / 10 + config.seed / 100
+        ends = {"x/y": value, "x/y_low": value - 0.01, "x/y_high": value + 0.02}
+        return {**ends, "time/total_seconds": 60.0}
+
+
+@pytest.fixture(autouse=True)
+def data_is_ready(monkeypatch):
+    monkeypatch.setattr(study, "_prepare", lambda config, folder: {"data": {"prepared": ("p",)}})
+
+
+def examine(config, folder, runs, **options):
+    return study.study(config, folder, train=runs.train, evaluate=runs.evaluate, **options)
+
+
+def test_all_runs_then_none_then_what_changed(tmp_path):
+    runs = Runs()
+    page = examine(small(), tmp_path / "w", runs)
+    names = ["base-seed3", "short-seed3", "base-seed4", "short-seed4"]
+    assert runs.trained == [(n, int(n[-1]), 9 if "base" in n else 5) for n in names]
+    table = json.loads(page.with_suffix(".json").read_text())
+    (row,) = table["rows"]
+    assert row["verdict"] == "holds" and row["measured"]["each"] == pytest.approx([0.93, 0.94])
+    assert [point["x"] for point in table["curves"]["a"]["y"]["y"]] == [9, 5]
+    text = page.with_suffix(".txt").read_text()
+    assert "HOLDS" in text and "93.5% [" in text and "runs: 4 of 4 finished" in text
+
+    again = Runs()
+    examine(small(), tmp_path / "w", again)
+    assert not again.trained and not again.evaluated
+
+    config = small()
+    config.claims.variants.short.changes.train.steps = 6
+    examine(config, tmp_path / "w", again)
+    assert [name for name, _, _ in again.trained] == ["short-seed3", "short-seed4"]
+
+
+def test_a_kill_loses_one_run_at_most(tmp_path):
+    first, second = Runs(stop_at=3), Runs()
+    with pytest.raises(KeyboardInterrupt):
+        examine(small(), tmp_path, first)
+    text = (tmp_path / "claims.txt").read_text()
+    assert "2 of 4 finished" in text and "1 seed" in text
+    examine(small(), tmp_path, second, table_only=True)
+    assert not second.trained
+    examine(small(), tmp_path, second)
+    assert second.evaluated == ["base-seed4", "short-seed4"]
+    log = (tmp_path / "log.txt").read_text()
+    assert "run 3 of 4: base, seed 4; about 0 h 2 min to go" in log  # two runs of a minute
+
+
+def test_some_variants_alone(tmp_path):
+    runs = Runs()
+    page = examine(small(only=("base",)), tmp_path, runs)
+    assert {name for name, _, _ in runs.trained} == {"base-seed3", "base-seed4"}
+    assert json.loads(page.with_suffix(".json").read_text())["rows"][0]["verdict"] == "not measured"
+
+
+class _Page(html.parser.HTMLParser):
+    """Counts elements and checks that they are closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.seen, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append((tag, dict(attributes).get("class", "")))
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.seen.append((tag, dict(attributes).get("class", "")))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_page(tmp_path):
+    page = _Page(examine(small(), tmp_path, Runs()).read_text())
+    assert not page.open and "Steps & <time>" in page.text
+    dots = [kind for tag, kind in page.seen if tag == "circle"]
+    assert dots == ["dot series-0"] * 2
+    assert ("span", "right") in page.seen and ("rect", "fill second") in page.seen
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variant": {}}, "config.claims.variant is not a setting; did you mean `variants`"),
+        ({"only": ("bse",)}, "only: 'bse' is no variant; did you mean `base`"),
+        ({"seeds": (1, 1)}, "at least one, each once"),
+        ({"margin": -0.1}, "margin"),
+        ({"row": {"rule": "highr"}}, r"parts.a.rows.1.rule = 'highr'; did you mean `higher`"),
+        ({"row": {"than": "shrt:x/y"}}, "'shrt' is no variant; did you mean `short`"),
+        ({"row": {"score": "x/y"}}, "a score is VARIANT:KEY"),
+    ],
+)
+def test_what_it_does_not_understand(tmp_path, changes, message):
+    config = small()
+    with config.unlocked():
+        config.claims.parts.a.rows["1"].update(changes.pop("row", {}))
+        config.claims.update(changes)
+    with pytest.raises(ConfigError, match=message):
+        examine(config, tmp_path / "w", Runs())
+    assert not (tmp_path / "w").exists()
+
+
+def test_a_variant_that_cannot_be_is_found_before_anything_runs(tmp_path):
+    config = small()
+    with config.unlocked():
+        config.claims.variants.short.changes.train["step"] = 3
+    with pytest.raises(ConfigError, match="config of short-seed3.train.step is not a setting"):
+        examine(config, tmp_path / "w", Runs())
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.parametrize(("arg", "count"), [("full", 30), ("quick", 18)])
+def test_the_claims_of_regionvlm(arg, count, tmp_path):
+    config = configs.load(f"{CONFIG}:{arg}")
+    claims = settings.read(config.claims)
+    runs = study.runs_of(config, claims, tmp_path)
+    assert len(runs) == count and len({run.folder for run in runs}) == count
+    made = {}
+    for run in runs[: count // 3]:  # other seeds change nothing else
+        whole = study.ConfigDict(run.config)
+        made[run.variant] = build(Settings, whole, "config")
+        systems.build(whole, made[run.variant].batch)  # points_20 has room for its words
+    base = made["base"]
+    local = sum(base.data.mixture[name] for name in ("coco_instances", "refer"))
+    assert local + base.data.mixture["localized_narratives"] == pytest.approx(0.6)
+    assert made["hidden"].data.show_regions == "hidden" and base.data.show_regions == "as_is"
+    assert made["local_0"].data.mixture["refer"] == 0 < made["local_0"].data.mixture["vqav2"]
+    assert made["points_1"].batch.points == 1 and base.batch.points == 10
+    rows = [row for part in claims.parts.values() for row in part.rows.values()]
+    used = {name.split(":")[0] for row in rows for name in (row.score, row.than)}
+    assert used >= {"base", "hidden", "shuffled", "local_0", "local_100", "points_1"}
+
+
+def test_a_config_is_not_a_claim():
+    with pytest.raises(ConfigError, match="regionvlm.py:quik; did you mean `quick`"):
+        configs.load(f"{CONFIG}:quik")
