@@ -126,7 +126,10 @@ def build(section, spec):
         return batch["image"], said, ended(batch["prompt"], c.eos_id)
 
     def init(rng, batch):
-        return network.init(rng, *asked(batch), batch["target"])["params"], {}
+        params = network.init(rng, *asked(batch), batch["target"])["params"]
+        former, names = params["qformer"], ("embedding", "position_embedding")
+        start = trajectory.ordered(c.words, *(former[name] for name in names))
+        return params | {"qformer": former | dict(zip(names, start, strict=True))}, {}
 
     def forward(params, batch, rngs=None):
         said = shift_right(batch["target"], c.t5.start_id)
