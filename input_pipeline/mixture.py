@@ -14,6 +14,7 @@ import sys
 import numpy as np
 
 from input_pipeline.errors import DataError
+from input_pipeline.records import BadRecord
 
 _LONGEST = 10_000  # places in a period
 _EXACT = 1e-9  # how far from a whole number a share of a period may be by rounding
@@ -110,7 +111,10 @@ def continued(phases, shares, place):
 
 
 class MixedSource:
-    """The bytes of records in the order of a mixture: a random access source without an end."""
+    """The bytes of records in the order of a mixture: a random access source without an end.
+
+    In place of a record that cannot be read stands the BadRecord that says why.
+    """
 
     def __init__(self, mixture, parts):
         """Takes a Mixture and {name: sequence without an end}."""
@@ -121,7 +125,10 @@ class MixedSource:
 
     def __getitem__(self, place):
         name, index = self.mixture.locate(int(place))
-        return self.parts[name][index]
+        try:
+            return self.parts[name][index]
+        except BadRecord as error:
+            return error
 
 
 # ---- slots --------------------------------------------------------------------------------------

@@ -5,9 +5,11 @@ hold 4-byte items one after the other: run lengths of masks (u32), boxes and tra
 header says which. Reading a record makes no region until one is asked for.
 """
 
+import bisect
 import contextlib
 import dataclasses
 import functools
+import itertools
 import json
 
 import numpy as np
@@ -223,17 +225,41 @@ def _written(path):
         raise OSError(f"{path} cannot be written: {error}") from error
 
 
-class Records:
-    """Records in files: a sequence with random access, cheap in memory and to open.
+class BadRecord(DataError):
+    """A record that cannot be read, as its file was damaged; the message names both."""
 
-    No file is opened before one of its records is asked for.
-    """
+
+class Payloads:
+    """The bytes of records in files; no file is opened before one of its records is asked for."""
 
     def __init__(self, files):
         """Takes {file: number of its records}, all above 0."""
-        self.payloads = ArrayRecordDataSource(
+        self._files = list(files)
+        self._ends = list(itertools.accumulate(files.values()))
+        self._source = ArrayRecordDataSource(
             [f"{file}[0:{count}]" for file, count in files.items()]
         )
+
+    def __len__(self):
+        return self._ends[-1]
+
+    def __getitem__(self, index):
+        try:
+            return self._source[index]
+        except RuntimeError as error:  # array_record has no class of its own
+            number = bisect.bisect_right(self._ends, index)
+            file, place = self._files[number], index - (0, *self._ends)[number]
+            if not file.is_file():
+                raise DataError(f"{file}, which dataset.json names, is not there") from error
+            raise BadRecord(f"{file}, record {place}: {error}") from error
+
+
+class Records:
+    """Records in files: a sequence with random access, cheap in memory and to open."""
+
+    def __init__(self, files):
+        """Takes {file: number of its records}, all above 0."""
+        self.payloads = Payloads(files)
 
     def __len__(self):
         return len(self.payloads)

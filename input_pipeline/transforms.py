@@ -10,7 +10,7 @@ from input_pipeline.augmentation import View, draw_view, jittered, mirrored_anno
 from input_pipeline.data_config import DataConfig
 from input_pipeline.errors import DataError
 from input_pipeline.images import BadImage, decode_image
-from input_pipeline.records import Record
+from input_pipeline.records import BadRecord, Record
 from input_pipeline.runs import RunRegion
 from input_pipeline.slots import encode_regions
 from input_pipeline.tokens import Tokenizer
@@ -127,19 +127,20 @@ class EncodeExample(MapWithIndex):
     seed: int
 
     def map_with_index(self, index, element):
-        """See encode_row; raises BadImage or DataError unless `data` says otherwise."""
+        """See encode_row; raises BadImage or DataError unless `data` says otherwise.
+
+        `element` is a record's bytes, or the BadRecord that there is in place of one.
+        """
+        if isinstance(element, BadRecord):
+            return self._bad(index, element)
         record, data, spec = Record.decode(element), self.data, self.spec
         rng = example_rng(self.seed, index)
         drawn = self.draw(record, rng)
         part, mirror = (drawn.view.edges, drawn.view.flip) if drawn.view else (None, False)
         try:
             image = decode_image(record.image, spec.image_size, record.name, part)
-        except BadImage:
-            if data.on_bad == "stop":
-                raise
-            row = encode_row(0, [], spec, self.tokenizer, rng=rng, name="", example=index)
-            row["bad"][...] = 1  # counted by the trainer
-            return row
+        except BadImage as error:
+            return self._bad(index, error)
         if mirror:
             image = image[:, ::-1]
         if data.brightness or data.contrast or data.saturation:
@@ -155,6 +156,14 @@ class EncodeExample(MapWithIndex):
             truncate=data.on_long == "truncate",
         )
         row["long_texts"] += drawn.left_out
+        return row
+
+    def _bad(self, index, error):
+        """The empty row of an example that cannot be made, or the error itself."""
+        if self.data.on_bad == "stop":
+            raise error
+        row = encode_row(0, [], self.spec, self.tokenizer, rng=None, name="", example=index)
+        row["bad"][...] = 1  # counted by the trainer
         return row
 
     def draw(self, record, rng):
