@@ -22,20 +22,21 @@ from regionjax.systems import system as systems
 from regionjax.terminal import Terminal, from_input
 
 
-def chat(config, folder, image=None):
+def chat(config, folder, image=None, *, build_system=systems.build):
     """Talks about photographs until the input ends.
 
     Args:
       config: ConfigDict.
       folder: the run's, see regionjax/workdir.py.
       image: path of the first photograph, or None: the conversation begins with /image.
+      build_system: (config, BatchSpec) → System.
 
     Raises:
       ConfigError: a setting that cannot be used, a folder of another config, no parameters.
       BadImage: the first photograph cannot be read.
     """
     photograph = Photograph.open(image) if image else None  # before anything that takes long
-    speaker = open_speaker(config, folder)
+    speaker = open_speaker(config, folder, build_system=build_system)
     terminal = Terminal(speaker, from_input(), _write)
     if photograph:
         terminal.show(photograph)
