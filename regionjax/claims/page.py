@@ -159,7 +159,7 @@ def _row(row):
     return (
         f'<tr><td class="claim">{html.escape(row.row.says)}</td>'
         f'<td class="verdict"><span class="{mark}">{row.verdict}</span>'
-        f"<small>rule: {rule}</small></td><td>{lines}</td>"
+        f'<small>rule: {rule}</small></td><td class="scores">{lines}</td>'
         f'<td class="plot">{plot}</td></tr>'
     )
 

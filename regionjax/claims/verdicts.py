@@ -99,6 +99,8 @@ class Judged:
 def judged(claims, found):
     """Every row of the claims, judged; the two scores of a row are over the seeds that both have.
 
+    Where only one of them has been measured at all, that one is shown.
+
     Args:
       claims: settings.ClaimsConfig.
       found: {variant: {seed: scores of report.json}} of the runs that are finished.
@@ -112,8 +114,8 @@ def judged(claims, found):
             both = set.intersection(
                 *(set(found.get(name.split(":")[0], ())) for name in (row.score, row.than))
             )
-            score, than = (measured(name, found, both) for name in (row.score, row.than))
-            decided = verdict(score, than, row.rule, claims.margin)
+            score, than = (measured(name, found, both or None) for name in (row.score, row.than))
+            decided = verdict(score, than, row.rule, claims.margin) if both else MISSING
             rows.append(Judged(letter, number, row, score, than, decided))
     return rows
 

@@ -63,9 +63,11 @@ def test_rows_are_judged_over_the_seeds_that_both_have():
         "3": Row("no such run", "a:k/s", "c:k/s"),
     }
     claims = ClaimsConfig({name: Variant("") for name in "abc"}, {"x": Part("", rows)})
+    other_seeds = judged(claims, {"a": {0: scores(0.9)}, "b": {1: scores(0.5)}})
+    assert other_seeds[0].verdict == "not measured"
     found = {"a": {0: scores(0.9), 1: scores(0.1)}, "b": {0: scores(0.5)}}
     first, none, absent = judged(claims, found)
     assert (first.part, first.number, first.verdict) == ("x", "1", "holds")
     assert first.score.each == (0.9,) and first.than.each == (0.5,)
     assert none.verdict == absent.verdict == "not measured"
-    assert absent.score is None
+    assert absent.score.each == (0.9, 0.1) and absent.than is None
