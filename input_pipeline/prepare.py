@@ -154,15 +154,17 @@ def main(arguments=None):
         parser.error("--root has its proposals in annotations/; only `auto` goes with it")
     if names and not (given.out or given.dry_run):
         parser.error("--out is needed")
-    return _end(parser, lambda: _run(given, names, world))
+    return _end(parser, lambda: _run(given, names, world), given.out)
 
 
-def _end(parser, work):
+def _end(parser, work, out=None):
     try:
         work()
-    # A DataError, a WorldError or a setting that cannot be; a place that cannot be written to.
-    except (ValueError, OSError) as error:
+    except ValueError as error:  # a DataError, a WorldError or a setting that cannot be
         parser.exit(1, f"{error}\n")
+    except OSError as error:  # a full disk, a folder that may not be written to
+        anonymous = error.errno is not None and error.filename is None
+        parser.exit(1, f"{out}: {error.strerror}\n" if anonymous else f"{error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "stopped; the same command goes on from here\n")
 

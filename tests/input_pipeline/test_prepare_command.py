@@ -197,6 +197,14 @@ def test_a_full_disk_is_an_error_in_words(command, own_folder, tmp_path, monkeyp
     code, _, error = command("coco", *where)
     assert code == 1 and error.rstrip().splitlines()[-1].startswith(f"{part} cannot be written: ")
     assert "No space left on device" in error
+    part.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "write_json", lambda *_: pathlib.Path("/dev/full").write_text("x"))
+        code, _, error = command("coco", *where)
+    assert code == 1 and error.endswith(f"{tmp_path / 'out'}: No space left on device\n")
+    (tmp_path / "file").write_text("")
+    code, _, error = command("coco", *where, "--out", tmp_path / "file")
+    assert code == 1 and error.startswith("[Errno ") and str(tmp_path / "file") in error
 
 
 def test_a_worker_that_is_ended_is_an_error_in_words(command, own_folder, tmp_path, monkeypatch):
