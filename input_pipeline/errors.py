@@ -2,4 +2,4 @@
 
 
 class DataError(ValueError):
-    """Data that cannot be used; the message names the file and the place in it."""
+    """Data that cannot be read, used or written; the message names the file and the place in it."""

@@ -190,7 +190,7 @@ def write_shard(path, records):
       Their number.
 
     Raises:
-      OSError: it cannot be written, as on a full disk.
+      DataError: it cannot be written, as on a full disk.
     """
     part, count = path.with_name(path.name + ".part"), 0
     with _writer(part) as writer:
@@ -222,7 +222,7 @@ def _written(path):
     try:
         yield
     except RuntimeError as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
+        raise DataError(f"{path} cannot be written: {error}") from error
 
 
 class BadRecord(DataError):

@@ -215,7 +215,7 @@ class Workers:
                 try:
                     yield from self._in_parallel(plan, chunks, bar)
                 except concurrent.futures.process.BrokenProcessPool as error:
-                    raise ChildProcessError(
+                    raise DataError(
                         "a process that writes records was ended from outside, perhaps for want "
                         "of memory (--processes sets their number); what is written is kept"
                     ) from error
