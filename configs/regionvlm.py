@@ -144,6 +144,7 @@ def parity():
     config["train"]["batch_size"] = 64
     config["evaluate"]["proposals"]["rule"] = "parity"
     config["evaluate"]["choices_by"] = ("digit",)
+    config["dialogue"] = {"earlier": "{prompt}"}  # answers are not told
     return config
 
 

@@ -49,13 +49,14 @@ def compiled_once(tmp_path_factory):
         yield
 
 
-def run(arguments, **overrides):
+def run(arguments, stdin="", **overrides):
     """Runs `python -m …` in the repository and returns its output; a failure shows it whole."""
     flags = [f"--config.{name}={value}" for name, value in overrides.items()]
     done = subprocess.run(
         [sys.executable, "-m", *arguments, *flags],
         cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        input=stdin,
         capture_output=True,
         text=True,
     )
@@ -111,6 +112,13 @@ def test_the_readme_in_the_order_in_which_it_is_read(tmp_path):
         if flag(command, "--config") == "configs/quickstart.py":
             # The first of two commands on a folder decides its size.
             world = SMALL_WORLD | {"data.root": tmp_path / "world"}
+            if flag(command, "--mode") == "chat":
+                picture = next((tmp_path / "world" / "test2017").iterdir())
+                command[command.index("--image") + 1] = str(picture)
+                said = run(command, "@48,50\n@box 1,2,3\nred\n", **TINY, **world)
+                assert "whole image> @48,50\n" in said and "point 48,50> red\n" in said
+                assert said.count("\n! ") == 1 and "'1,2,3' is no box" in said
+                continue
             short = [part for part in command if ".steps=" not in part]
             if short != command:  # the first one's report is enough
                 run(short, **TINY, **world, **{"train.evaluate_at_end": False})
