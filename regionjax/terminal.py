@@ -156,8 +156,8 @@ def _box(word, photograph):
     x0, y0, x1, y1 = box
     if x0 >= x1 or y0 >= y1:
         raise RegionError(
-            f"box {word} has no area; a box is left, top, right, bottom, and left is below right, "
-            "top below bottom"
+            f"box {word} has no area; a box is left, top, right, bottom, with left < right and "
+            "top < bottom"
         )
     sides = photograph.width, photograph.height
     inside = np.clip(box, 0, (*sides, *sides))
