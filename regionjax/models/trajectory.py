@@ -205,30 +205,3 @@ def words(table, points, whole, pieces=0):
     said = jnp.where(place <= length, said, 0)
     said = jnp.where(place == length + 1, table.end, said)
     return jnp.where(place == 0, table.begin, said)
-
-
-def ordered(table, embedding, positions):
-    """Where words and positions start that nobody has trained.
-
-    Numbers start as waves of their value, and positions alike for the four pieces of every point.
-    BERT's words have such an order, and the published model begins with it. From noise alone a
-    model must find out what follows what before a region can tell it where to look.
-
-    Args:
-      table: TrajectoryWords.
-      embedding: f32 [V, D] noise; its spread sets the height of the waves.
-      positions: f32 [T, D] noise.
-
-    Returns:
-      embedding and positions
-    """
-    width, spread = embedding.shape[-1], embedding.std()
-    frequency = 2 * np.pi / np.geomspace(0.125, 4, -(-width // 2))  # wavelengths in images
-    angle = np.arange(101)[:, None] / 100 * frequency
-    waves = np.concatenate([np.sin(angle), np.cos(angle)], axis=1)[:, :width] * 2**0.5
-    embedding = embedding.at[jnp.array(table.numbers)].set(2 * spread * waves)
-    # The piece of a point that stands at each position; [CLS] has the first one to itself.
-    piece = np.arange(len(positions) - 1) % POINT + 1
-    same = jnp.concatenate([jnp.zeros((1, width)), 2 * positions[piece]])
-    own = jnp.concatenate([positions[:1], 0.3 * positions[1:]])
-    return embedding, same + own

@@ -19,7 +19,7 @@ from regionjax import decode, flops
 from regionjax.config import ConfigError
 from regionjax.config import build as build_config
 from regionjax.losses import caption
-from regionjax.models import trajectory
+from regionjax.models import trajectory, trajectory_start
 from regionjax.models.bert import BertConfig
 from regionjax.models.instructblip import InstructBlip, InstructBlipConfig, sharding_rules
 from regionjax.models.t5 import T5Config, shift_right
@@ -101,6 +101,8 @@ def _check(c, spec):
             f"config.batch.points = {spec.points} make {tokens} word pieces, but "
             f"config.model.qformer.positions = {c.qformer.positions}; max_point_tokens cuts them"
         )
+    if c.qformer.heads < 2:
+        raise ConfigError("config.model.qformer.heads = 1; x and y need a head each")
     if not 0 < c.eos_id < c.t5.vocabulary:
         raise ConfigError(f"config.model.eos_id = {c.eos_id} is no word of T5's")
 
@@ -127,9 +129,9 @@ def build(section, spec):
 
     def init(rng, batch):
         params = network.init(rng, *asked(batch), batch["target"])["params"]
-        former, names = params["qformer"], ("embedding", "position_embedding")
-        start = trajectory.ordered(c.words, *(former[name] for name in names))
-        return params | {"qformer": former | dict(zip(names, start, strict=True))}, {}
+        patches = params["vit"]["position_embedding"][len(c.vit.prefix) :]
+        former = trajectory_start.looking(c.words, params["qformer"], patches, c.vit.grid)
+        return params | {"qformer": former}, {}
 
     def forward(params, batch, rngs=None):
         said = shift_right(batch["target"], c.t5.start_id)

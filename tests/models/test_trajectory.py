@@ -94,29 +94,3 @@ def test_wrong_tables_are_refused():
         dataclasses.replace(BERT, numbers=BERT.numbers[1:])
     with pytest.raises(ValueError, match="0 is padding"):
         TrajectoryWords(begin=0)
-
-
-def test_numbers_begin_in_order_and_positions_alike_for_each_piece_of_a_point():
-    rng = np.random.default_rng(0)
-    words_before, places_before = (
-        rng.normal(0, 0.02, (n, 64)).astype(np.float32) for n in (COMPACT, 42)
-    )
-    table = TrajectoryWords()
-    after, places = map(
-        np.asarray,
-        trajectory.ordered(table, jax.numpy.array(words_before), jax.numpy.array(places_before)),
-    )
-    unit = lambda x: x / np.linalg.norm(x, axis=-1, keepdims=True)  # noqa: E731
-    numbers = unit(after[list(table.numbers)])
-    alike = numbers @ numbers.T
-    # The next number is the most like it; near ones are more alike than ones far away.
-    assert (np.argsort(alike)[1:-1, -1] == np.arange(1, 100)).all()
-    assert all({*np.argsort(alike[n])[-3:]} == {n - 1, n, n + 1} for n in range(1, 100))
-    assert alike[10, 14] > alike[10, 30] and alike[50, 46] > alike[50, 30]
-    others = [id for id in range(COMPACT) if id not in table.numbers]
-    np.testing.assert_array_equal(after[others], words_before[others])
-    # The second point's `x` stands where the first one's does, four pieces later.
-    alike = unit(places) @ unit(places).T
-    same = (np.arange(41)[:, None] - np.arange(41)) % 4 == 0
-    assert alike[1:, 1:][same].min() > 0.9 > 0.5 > np.abs(alike[1:, 1:][~same]).max()
-    assert np.abs(alike[0, 1:]).max() < 0.5

@@ -1,0 +1,110 @@
+"""Where a Q-Former starts that nobody has trained: it looks at the patches under the points.
+
+The published model begins with BERT's words and with queries that have looked at 129 million
+images. From noise a Q-Former has to find out what a number is, which of two numbers is x, and where
+in the image that lies, before a region tells it anything; until then it learns what most regions
+say. Here words, positions and two heads of the first layer start as waves of the coordinates, which
+is also how the positions of a ViT of ours start. Whatever is imported replaces this start.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from regionjax.models.trajectory import POINT
+
+X, Y = 2, 3  # positions of the first point's coordinates: [CLS] [ x y ]
+RIDGE = 0.01  # keeps solutions short, so that what else a vector says adds little
+SELF_LOGIT = 6.0  # of a coordinate among all words and queries, which are near 0
+SELF_GAIN = 4.0  # of coordinates in a query whose other entries are near 1
+CROSS_GAIN = 1.5  # makes the patch under a point stand out by about 8
+
+
+def waves(places, lengths):
+    """Sines and cosines of places [n] for wavelengths [f]: [n, 2·f]."""
+    angle = 2 * np.pi * np.asarray(places)[:, None] / lengths
+    return np.concatenate([np.sin(angle), np.cos(angle)], axis=1)
+
+
+def ordered(table, embedding, positions):
+    """Numbers as waves of their value, and positions alike for the four pieces of every point.
+
+    Args:
+      table: TrajectoryWords.
+      embedding: f32 [V, D] noise; its spread sets the height of the waves.
+      positions: f32 [T, D] noise.
+
+    Returns:
+      embedding and positions
+    """
+    width, spread = embedding.shape[-1], embedding.std()
+    numbers = waves(np.arange(101) / 100, np.geomspace(0.125, 4, -(-width // 2)))[:, :width]
+    embedding = embedding.at[jnp.array(table.numbers)].set(2 * 2**0.5 * spread * numbers)
+    # The piece of a point that stands at each position; [CLS] has the first one to itself.
+    piece = np.arange(len(positions) - 1) % POINT + 1
+    same = jnp.concatenate([jnp.zeros((1, width)), 2 * positions[piece]])
+    own = jnp.concatenate([positions[:1], 0.3 * positions[1:]])
+    return embedding, same + own
+
+
+def looking(table, former, patches, grid):
+    """A Q-Former whose queries look at the patches under the points they read.
+
+    In the first layer, one head of self-attention gathers what x is on average, a second one what y
+    is, and two heads of cross-attention compare that with where each patch lies. All other heads
+    and layers stay as they are.
+
+    Args:
+      table: TrajectoryWords.
+      former: parameters of a models/bert.py with queries, freshly initialised.
+      patches: f32 [grid², Dv], positions as the ViT adds them to its patches.
+
+    Returns:
+      parameters of the same shapes
+    """
+    embedding, positions = ordered(table, former["embedding"], former["position_embedding"])
+    layer = dict(former["layers"]["cross"])
+    size = layer["query"]["kernel"].shape[-1] // 2  # entries of a coordinate
+    lengths = np.geomspace(2.5 / grid, 2, size // 2)
+    size = 2 * (size // 2)
+    numbers, said = embedding[jnp.array(table.numbers)], waves(np.arange(101) / 100, lengths)
+
+    def change(name, part, where, value):
+        array = layer[name][part]
+        layer[name] = layer[name] | {part: array.at[(0, *where)].set(value)}
+
+    every = slice(None)
+    for head, place in enumerate((X, Y)):
+        words = _normed(numbers + positions[place])
+        role = positions[place] - positions[1 : 1 + POINT].mean(0)
+        role = role / (words @ role).mean()
+        change("query", "kernel", (every, head), 0.0)
+        change("query", "bias", (head, 0), SELF_LOGIT * layer["query"]["kernel"].shape[-1] ** 0.5)
+        change("key", "kernel", (every, head), 0.0)
+        change("key", "kernel", (every, head, 0), role)
+        change("value", "kernel", (every, head, slice(size)), _solved(words, said))
+        change("attention_out", "kernel", (head,), 0.0)
+        entries = head * size + np.arange(size)
+        change("attention_out", "kernel", (head, np.arange(size), entries), SELF_GAIN)
+    centres = (np.arange(grid) + 0.5) / grid
+    line = waves(centres, lengths)
+    both = np.concatenate([np.tile(line, (grid, 1)), np.repeat(line, grid, axis=0)], axis=1)
+    entries = np.arange(2 * size)
+    for head in range(2):
+        change("cross_query", "kernel", (every, head), 0.0)
+        change("cross_query", "kernel", (entries, head, entries), CROSS_GAIN)
+        change("cross_key", "kernel", (every, head, slice(2 * size)), _solved(patches, both))
+    layers = former["layers"] | {"cross": layer}
+    start = {"embedding": embedding, "position_embedding": positions, "layers": layers}
+    return former | start
+
+
+def _normed(x):
+    x = x - x.mean(-1, keepdims=True)
+    return x / jnp.sqrt((x**2).mean(-1, keepdims=True))
+
+
+def _solved(vectors, wanted):
+    """A short matrix [D, m] that takes vectors [n, D] to what is wanted of them, [n, m]."""
+    alike = vectors @ vectors.T
+    alike = alike + RIDGE * jnp.trace(alike) / len(alike) * jnp.eye(len(alike))
+    return vectors.T @ jnp.linalg.solve(alike, jnp.asarray(wanted, vectors.dtype))
