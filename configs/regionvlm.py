@@ -31,7 +31,11 @@ downloads/flan-t5-base to weights/flan-t5-base. Nothing of `xl`, `parity` and `b
 trained here.
 
 `tiny`: the built-in world on two CPU cores, everything trained from random parameters, nothing
-frozen; BLIP's frozen towers would know nothing of it.
+frozen; BLIP's frozen towers would know nothing of it. Five points a region. 1000 steps took 22
+minutes of processor time. Seen then on 60 held-out scenes (95 % intervals), still rising: referring
+segmentation 0.42 mean IoU (0.39 to 0.46, chance 0.12), exact names of four words 0.11 (0.08 to
+0.14; none without the region), VCR's answers 0.69 (0.62 to 0.76; without the region 0.51, without
+the image 0.24), VQA 0.44 (0.39 to 0.49; without the image 0.37).
 """
 
 import dataclasses
@@ -182,10 +186,10 @@ def tiny():
             "image_size": image,
             "mask_size": 16,
             "regions": 8,
-            "points": 10,
-            "prompt_length": 12,
-            "target_length": 16,
-            "text_length": 18,
+            "points": 5,
+            "prompt_length": 16,
+            "target_length": 17,
+            "text_length": 24,
         },
         "model": {
             "vit": {
@@ -205,7 +209,7 @@ def tiny():
                 "mlp_width": 2 * width,
                 "vocabulary": COMPACT,
                 "positions": 42,
-                "queries": 8,
+                "queries": 4,
                 "cross_every": 1,
                 "encoder_width": width,
                 "dropout": 0.0,
@@ -223,20 +227,34 @@ def tiny():
             },
         },
         "data": {
-            "root": "runs/world",
-            "world": {"seed": 0, "train": 4500, "val": 100, "test": 200, "image_size": image},
-            "mixture": {"coco": 0.25, "refer": 0.65, "localized_narratives": 0.10},
+            "root": "runs/world_questions",
+            "world": {
+                "seed": 0,
+                "train": 4500,
+                "val": 100,
+                "test": 200,
+                "image_size": image,
+                "questions": True,
+            },
+            "mixture": {
+                "coco": 0.30,
+                "refer": 0.35,
+                "vcr": 0.25,
+                "vqav2": 0.05,
+                "localized_narratives": 0.05,
+            },
             "eval_split": "test",
             "vocabulary_size": 256,
             "location_bins": 48,
             "on_long": "skip",
-            "as_mask": 0.8,
+            # Points of a part do not say that it is one; the Q-Former sees nothing but points.
+            "as_mask": 0.95,
             "as_box": 0.0,
             "as_points": 0.0,
-            "as_part": 0.1,
-            "as_more": 0.05,
+            "as_part": 0.0,
+            "as_more": 0.0,
             "as_nothing": 0.05,
-            "leave_out": ("locate",),
+            "leave_out": ("locate", "justify"),
             "threads": 1,
         },
         "losses": {"caption": 1.0},
@@ -254,7 +272,7 @@ def tiny():
                 (".*", ""),
             ),
         },
-        "train": {"steps": 900, "batch_size": 16, "checkpoint_every": 250},
+        "train": {"steps": 1000, "batch_size": 16, "checkpoint_every": 250},
         "mesh": {"data": 1, "fsdp": -1, "tensor": 1},
         "evaluate": {"max_images": 100, "point_samplings": 5, "scored_together": 50},
     }
