@@ -12,10 +12,11 @@ import time
 import jax
 from flax import traverse_util
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from regionjax import chips, hlo, parameters, sharding
 from regionjax.config import build
-from regionjax.mesh import batch_shards, check_batch_size, make_mesh
+from regionjax.mesh import MeshConfig, batch_shards, check_batch_size, make_mesh
 from regionjax.optim import Optimizer, make_optimizer
 from regionjax.settings import Settings
 from regionjax.step import (
@@ -78,6 +79,7 @@ def plan(config, topology=None, *, num_slices=1, build_system=systems.build):
       ConfigError: a setting that cannot be used, no such slice, no TPU compiler.
     """
     if topology is None:
+        config = ConfigDict(config.to_dict() | {"mesh": dataclasses.asdict(MeshConfig(1, 1, 1))})
         program = make_program(config, jax.devices()[:1], build_system)
         print(f"{config.system} on one device, by its shapes\n")
         _print_parameters(program)
