@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -155,6 +155,7 @@ def test_box_coverage_is_exact(box, size):
 
 @settings(max_examples=30)
 @given(traces, st.sampled_from([6, 24]))
+@example(np.array([(0, 0), (0.875, 1), (0, 0.75), (1, 0), (0.25, 1)], np.float32), 6)
 def test_stroke_is_the_set_near_the_line(points, size):
     fine = 192 // size
     grid = (np.stack(np.meshgrid(*[np.arange(size * fine)] * 2), -1) + 0.5) / (size * fine)
@@ -167,7 +168,10 @@ def test_stroke_is_the_set_near_the_line(points, size):
         near |= np.linalg.norm(grid - start - along[..., None] * way, axis=-1) <= regions.BRUSH
     expected = near.reshape(size, fine, size, fine).mean((1, 3))
     difference = Region.from_points(points).rasterize(size) - expected
-    assert abs(difference).max() < 0.25 and abs(difference).mean() < 0.02
+    # The edge of the stroke may lie a pixel of its drawing aside, and half a pixel of `grid`.
+    edge = 2 * np.linalg.norm(np.diff(points, axis=0), axis=1).sum() + 2 * np.pi * regions.BRUSH
+    aside = 1 / (size * np.ceil(6 / (regions.BRUSH * size))) + 0.5 / 192
+    assert abs(difference).max() < 0.25 and abs(difference).mean() < edge * aside
 
 
 def test_mask_coverage_is_the_area_average():
