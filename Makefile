@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
-# Two processes, each file of tests in one of them, in the order of the tree.
-PYTEST = JAX_PLATFORMS=cpu $(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
+# Two processes, each file of tests in one of them, the longest files first (tests/conftest.py).
+PYTEST = JAX_PLATFORMS=cpu $(RUN) -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder \
+  --durations=25
 PIP = $(VENV)/bin/pip install --quiet --disable-pip-version-check
 
 .PHONY: help quickstart test test-all lint format clean

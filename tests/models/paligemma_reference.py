@@ -3,6 +3,7 @@
 `PYTHONPATH=. python tests/models/paligemma_reference.py` writes the golden file (it needs torch).
 """
 
+import functools
 import json
 import pathlib
 import tempfile
@@ -223,6 +224,7 @@ def generator(network, config):
     return generate
 
 
+@functools.cache
 def forward(network):
     """(variables, image, prompt, target) → logits of the targets, intermediates; compiled."""
 

@@ -1,6 +1,7 @@
 """BERT and the Q-Former against what transformers once said, and what needs no reference."""
 
 import dataclasses
+import functools
 
 import golden
 import jax
@@ -57,9 +58,9 @@ def initialise(config, inputs):
     return jax.tree_util.tree_map_with_path(leaf, shapes)
 
 
-def apply(config, variables, *inputs, **more):
-    network = bert.Bert(config)
-    return jax.jit(lambda v, *x: network.apply(v, *x, **more))(variables, *inputs)
+@functools.partial(jax.jit, static_argnums=0, static_argnames="method")
+def apply(config, variables, *inputs, method=None):
+    return bert.Bert(config).apply(variables, *inputs, method=method)
 
 
 def test_golden_bert():

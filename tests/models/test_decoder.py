@@ -56,8 +56,14 @@ def model():
 
 
 def run(network, variables, *arguments, **settings):
-    """network.apply, compiled; `settings` are no arrays."""
-    return jax.jit(functools.partial(network.apply, **settings))(variables, *arguments)
+    """network.apply, compiled once for all tests; masks aside, `settings` are no arrays."""
+    masks = {name: settings.pop(name) for name in list(settings) if name.endswith("mask")}
+    return compiled(network, **settings)(variables, *arguments, **masks)
+
+
+@functools.cache
+def compiled(network, **settings):
+    return jax.jit(functools.partial(network.apply, **settings))
 
 
 def texts(seed=0):

@@ -10,7 +10,6 @@ import sys
 import time
 import warnings
 
-import jax
 import numpy as np
 import pytest
 import toy
@@ -24,6 +23,8 @@ from regionjax.tables import flatten
 sys.path.append(str(pathlib.Path(__file__).parents[1] / "input_pipeline"))
 
 from data_folder import write_folder
+
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 CLOCKS = ("seconds", "regions_per_second")  # what no two runs have in common
 
@@ -56,23 +57,6 @@ def assert_same_run(one, other):
     assert state.keys() == expected.keys()
     for path, array in state.items():
         np.testing.assert_array_equal(array, expected[path], err_msg=path)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """One compilation for all runs here, the killed ones in other processes included."""
-    settings = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-        "jax_persistent_cache_min_compile_time_secs": 0,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-        os.environ[name.upper()] = str(value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-        del os.environ[name.upper()]
 
 
 @pytest.fixture(scope="module")
