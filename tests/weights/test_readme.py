@@ -16,7 +16,7 @@ from input_pipeline.scenes.writer import write_world
 from regionjax.weights import __main__ as command
 from regionjax.weights import files
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("compiled_once")]
 
 TORCH = importlib.util.find_spec("torch") is not None
 WORDS = 2048
