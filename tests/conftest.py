@@ -16,6 +16,8 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from regionjax import journal
+
 jax.config.update("jax_num_cpu_devices", 8)
 # Tracing makes much and drops little; Python would look for garbage in a tenth of the time.
 gc.set_threshold(20_000, 10, 10)
@@ -56,3 +58,10 @@ def compiled_once(tmp_path_factory):
         jax.config.update(name, value)
         del os.environ[name.upper()]
     compilation_cache.reset_cache()
+
+
+@pytest.fixture(autouse=True)
+def no_console_of_another_test():
+    """Commands that ran in this process leave no printer of messages behind."""
+    yield
+    journal.log.handlers.clear()
