@@ -65,10 +65,11 @@ def _header(results, title):
         for name, value in facts.items()
         if value is not None
     )
+    seen = "has not seen" if about.get("held_out") else "learned from, all or some of them"
     return (
         f"<header><h1>{html.escape(title)}</h1>"
         '<p class="lead">What the model says about regions that someone points at, on images that '
-        f"it {'has not seen' if about.get('held_out') else 'learned from'}.</p>"
+        f"it {seen}.</p>"
         f'<dl class="facts">{shown}</dl></header>'
     )
 
