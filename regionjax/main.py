@@ -39,8 +39,8 @@ from absl import app, flags
 from ml_collections import ConfigDict
 
 from input_pipeline.errors import DataError
+from regionjax import allocator, journal
 from regionjax import config as configs
-from regionjax import journal
 from regionjax.checkpoint import CheckpointError
 from regionjax.config import ConfigError, build, nearest
 from regionjax.metrics import NotFinite
@@ -179,4 +179,6 @@ def _say(what, code):
 
 
 if __name__ == "__main__":
+    if allocator.computes_itself(jax.config.jax_platforms):
+        allocator.keep_freed_memory()
     sys.exit(main())
