@@ -114,7 +114,10 @@ def vit(config, image_size, name, scope):
     if c.stem_width:  # 16 pixels, then 16 places, a window; a half and a quarter of the resolution
         half, quarter = patches * c.patch_size**2 // 4, patches * c.patch_size**2 // 16
         embedding = 2 * half * 16 * 3 * (c.stem_width // 2)
-        embedding += 2 * quarter * (16 * (c.stem_width // 2) + c.width) * c.stem_width
+        embedding += 2 * quarter * 16 * (c.stem_width // 2) * c.stem_width
+        embedding += (
+            2 * patches * (c.patch_size // 4 + 2 * c.patch_border) ** 2 * c.stem_width * c.width
+        )
     else:
         embedding = 2 * pixels * c.width
     layers = c.depth * layer(tokens, c.width, c.heads, c.heads, head_width, c.mlp_width, 2)

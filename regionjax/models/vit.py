@@ -51,6 +51,7 @@ class ViTConfig:
         resolution, go before the patch embedding and end in so many channels. Small shared filters
         learn edges and textures from fewer images (early convolutions, Xiao et al. 2021); public
         checkpoints have none.
+      patch_border: places of the stem, four pixels each, that a patch sees beyond its sides.
     """
 
     image_size: int
@@ -72,6 +73,7 @@ class ViTConfig:
     remat: str = "none"
     unroll: int = 1
     stem_width: int = 0
+    patch_border: int = 0
 
     def __post_init__(self):
         layers.check_remat(self.remat)
@@ -90,6 +92,8 @@ class ViTConfig:
                 f"stem_width {self.stem_width} must be even, and patch_size {self.patch_size} a "
                 "multiple of the stem's 4 pixels"
             )
+        if self.patch_border and not self.stem_width:
+            raise ValueError(f"patch_border {self.patch_border} needs a stem_width")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
@@ -270,7 +274,10 @@ class ViT(nn.Module):
             for name, channels in (("stem_in", c.stem_width // 2), ("stem_out", c.stem_width)):
                 x = layers.dense(channels, self.dtype)(name=name)(overlapping(x, 4, 2))
                 x = nn.gelu(x)
-        x = squares(x, x.shape[1] // shape[0]).reshape(x.shape[0], shape[0] * shape[1], -1)
+        side = x.shape[1] // shape[0]
+        seen = side + 2 * c.patch_border
+        x = squares(x, side) if seen == side else overlapping(x, seen, side)
+        x = x.reshape(x.shape[0], shape[0] * shape[1], -1)
         x = layers.dense(c.width, self.dtype, bias=c.patch_bias)(name="patch_embedding")(x)
         for name in reversed(c.prefix):
             token = self.param(name, nn.initializers.normal(0.02), (c.width,))

@@ -129,9 +129,11 @@ def build(section, spec):
 
     def init(rng, batch):
         params = network.init(rng, *asked(batch), batch["target"])["params"]
-        patches = params["vit"]["position_embedding"][len(c.vit.prefix) :]
+        tower = params["vit"]
+        patches = tower["position_embedding"][len(c.vit.prefix) :]
         former = trajectory_start.looking(c.words, params["qformer"], patches, c.vit.grid)
-        return params | {"qformer": former}, {}
+        tower = tower | {"layers": trajectory_start.quiet(tower["layers"])}
+        return params | {"vit": tower, "qformer": former}, {}
 
     def forward(params, batch, rngs=None):
         said = shift_right(batch["target"], c.t5.start_id)

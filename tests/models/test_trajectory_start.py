@@ -36,8 +36,8 @@ def test_numbers_begin_in_order_and_positions_alike_for_each_piece_of_a_point():
     assert np.abs(alike[0, 1:]).max() < 0.5
 
 
-def test_queries_look_at_the_patches_under_the_points():
-    grid, width = 8, 128
+def untrained(grid=8, width=128):
+    """Q-Former, its parameters before and after; trajectories, their middles, image features."""
     tower = vit.ViT(vit.ViTConfig(64, 8, width, depth=1, heads=4, mlp_width=64))
     config = bert.BertConfig(
         width, 2, 4, 64, COMPACT, 42, queries=4, cross_every=1, encoder_width=width, dropout=0.0
@@ -53,14 +53,64 @@ def test_queries_look_at_the_patches_under_the_points():
     before = former.init(jax.random.key(1), said, said > 0, seen[0])["params"]
     after = trajectory_start.looking(TrajectoryWords(), before, positions, grid)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, before)
+    return former, before, after, said, middle, seen[0]
 
-    def distances(params):
-        """Of the patch that each head of the first layer looks at most from the points: [N]."""
-        looks = former.apply({"params": params}, said, said > 0, seen[0])[1]["probabilities"][0]
-        most = np.asarray(looks).mean(3).argmax(-1)  # [B, N, R] from [B, N, R, Q, P]
+
+def test_queries_look_at_the_patches_under_the_points():
+    grid = 8
+    former, before, after, said, middle, seen = untrained(grid)
+
+    def looks(params):
+        """From the points to the patch that each head looks at most, and how much: [B, N, R, …]."""
+        looks = former.apply({"params": params}, said, said > 0, seen)[1]["probabilities"][0]
+        looks = np.asarray(looks).mean(3)  # [B, N, R, P] from [B, N, R, Q, P]
+        most = looks.argmax(-1)
         xy = (np.stack([most % grid, most // grid], -1) + 0.5) / grid
-        return np.abs(xy - middle[:, None, :, 0]).max(-1).mean((0, 2))
+        return xy - middle[:, None, :, 0], looks.max(-1)
 
-    # Half a patch is 0.06; anywhere is 0.4.
-    assert distances(after)[:2].max() < 0.11
-    assert distances(after)[2:].min() > 0.25 and distances(before).min() > 0.25
+    # Half a patch is 0.06, the way of a head to its own place too; anywhere is 0.4.
+    offsets, most = looks(after)
+    assert np.abs(offsets).max(-1).mean((0, 2)).max() < 0.11
+    assert np.abs(looks(before)[0]).max(-1).mean((0, 2)).min() > 0.25
+    assert most.mean() > 0.6
+    # Four heads look into four corners; 0.04 is further than the grid's coarseness can put them.
+    corners = np.median(offsets, axis=(0, 2))
+    wanted = np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]])
+    assert (corners * wanted).min() > 0.03, corners
+
+
+def test_what_lies_under_the_points_reaches_the_last_layer():
+    """Most of what changes the first query's output is where the points are: 9 patches of 64."""
+    grid = 8
+    former, before, after, said, middle, seen = untrained(grid)
+    cell = np.floor(middle[:, 0, 0] * grid)  # of each image's first region
+    place = np.stack([np.arange(grid**2) % grid, np.arange(grid**2) // grid], -1)
+    near = (np.abs(place - cell[:, None]) <= 1).all(-1)  # [B, P]
+    direction = np.random.default_rng(2).normal(size=(4, 128)).astype(np.float32)
+
+    def share(params):
+        def answer(seen):
+            hidden = former.apply({"params": params}, said[:, :1], said[:, :1] > 0, seen)[0]
+            return (hidden[:, 0, :4] * direction).sum()
+
+        strength = np.asarray((jax.grad(answer)(seen) ** 2).sum(-1))  # [B, P]
+        return (strength * near).sum(-1) / strength.sum(-1)
+
+    assert share(after).min() > 0.8 and share(before).max() < 0.5
+
+
+def test_quiet_layers_add_a_fifth():
+    layers = {name: {"kernel": np.ones(2), "bias": np.ones(2)} for name in ("query", "mlp_out")}
+    after = trajectory_start.quiet(layers)
+    np.testing.assert_array_equal(after["mlp_out"]["kernel"], [0.2, 0.2])
+    np.testing.assert_array_equal(after["mlp_out"]["bias"], [1, 1])
+    np.testing.assert_array_equal(after["query"]["kernel"], [1, 1])
+
+
+def test_waves_move_by_a_product():
+    lengths = np.geomspace(0.3, 2, 5)
+    places = np.linspace(-1, 1, 7)
+    moved = trajectory_start.waves(places, lengths) @ trajectory_start.further(0.17, lengths)
+    np.testing.assert_allclose(
+        moved, trajectory_start.waves(places + 0.17, lengths), rtol=0, atol=1e-12
+    )

@@ -72,8 +72,11 @@ def test_pixels_are_normalised_by_channel():
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
-def test_the_stem_is_two_strided_convolutions():
-    config = dataclasses.replace(TINY, patch_size=8, stem_width=6, interpolation="bicubic")
+@pytest.mark.parametrize("border", [0, 1])
+def test_the_stem_is_two_strided_convolutions(border):
+    config = dataclasses.replace(
+        TINY, patch_size=8, stem_width=6, patch_border=border, interpolation="bicubic"
+    )
     image = np.random.default_rng(1).integers(0, 256, (2, 16, 24, 3), dtype=np.uint8)
     network, variables = initialise(config, image)
     params = variables["params"]
@@ -85,9 +88,9 @@ def test_the_stem_is_two_strided_convolutions():
             x, kernel, (2, 2), [(1, 1)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
         )
         x = jax.nn.gelu(x + params[name]["bias"])
-    kernel = params["patch_embedding"]["kernel"].reshape(2, 2, 6, -1)
+    kernel = params["patch_embedding"]["kernel"].reshape(2 + 2 * border, 2 + 2 * border, 6, -1)
     x = jax.lax.conv_general_dilated(
-        x, kernel, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, (2, 2), [(border, border)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     x = (x + params["patch_embedding"]["bias"]).reshape(2, 6, -1)
     close(network(variables, image)[1]["embedding"], x)
@@ -147,6 +150,7 @@ def test_images_that_do_not_fit_are_refused(changes, shape, message):
         ({"std": (1.0, 0.0, 1.0)}, "std > 0"),
         ({"patch_size": 6, "stem_width": 4}, "patch_size 6 a multiple of the stem's 4 pixels"),
         ({"stem_width": 5}, "stem_width 5 must be even"),
+        ({"patch_border": 1}, "patch_border 1 needs a stem_width"),
     ],
 )
 def test_configs_that_cannot_be(changes, message):

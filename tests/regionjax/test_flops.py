@@ -31,6 +31,7 @@ MODEL = {
         "mlp_width": 512,
         "unroll": 2,
         "stem_width": 16,
+        "patch_border": 1,
     },
     "region": {"cells": 2, "prompt_tokens": 2, "silhouette": 4},
     "decoder": {
@@ -111,7 +112,7 @@ def test_regionlm_by_hand():
     assert parts["decoder"].scores == 3 * 4 * (16 * 16 + 3 * 18 * (16 + 18)) * 4 * 64
     assert parts["vit"].scores == 2 * 4 * 16 * 16 * 4 * 64
     vit = 2 * flops.layer(16, 256, 4, 4, 64, 512, 2)
-    assert parts["vit"].products == vit + 2 * (256 * 48 * 8 + 64 * 128 * 16 + 16 * 4 * 16 * 256)
+    assert parts["vit"].products == vit + 2 * (256 * 48 * 8 + 64 * 128 * 16 + 16 * 16 * 16 * 256)
     assert parts["pointer"].scores == 2 * 3 * 64 * 256
 
 
