@@ -1,10 +1,11 @@
-"""Where a Q-Former and its tower start that nobody has trained: at the patches under the points.
+"""Where a Q-Former starts that nobody has trained: it looks at the patches under the points.
 
 The published model begins with BERT's words and with queries that have looked at 129 million
 images. From noise a Q-Former has to find out what a number is, which of two numbers is x, and where
 in the image that lies, before a region tells it anything; until then it learns what most regions
-say. Here words, positions and two heads of the first layer start as waves of the coordinates, which
-is also how the positions of a ViT of ours start. Whatever is imported replaces this start.
+say. Here words, positions and the heads of the first layer start as waves of the coordinates, which
+is also how the positions of a ViT of ours start; what other layers add, in the tower too, starts
+small. Whatever is imported replaces this start.
 """
 
 import jax.numpy as jnp
@@ -17,8 +18,8 @@ RIDGE = 0.01  # keeps solutions short, so that what else a vector says adds litt
 BRANCH = 0.2  # what a layer adds to a token, of what it would add
 SELF_LOGIT = 6.0  # of a coordinate among all words and queries, which are near 0
 SELF_GAIN = 4.0  # of coordinates in a query whose other entries are near 1
-CROSS_GAIN = 5.0  # puts three quarters of a head's attention on one of 64 patches
-REACH = 0.085  # how far from the points a head looks, of the image's side: half a small object
+CROSS_GAIN = 5.0  # puts about four fifths of a head's attention on one of 64 patches
+REACH = 0.085  # how far from the points a head looks, of the image's side
 
 
 def waves(places, lengths):
@@ -59,8 +60,8 @@ def quiet(layers):
     """Layers, stacked or not, that add little to their tokens at first.
 
     With a norm behind every addition, the nine of three layers leave 1/500 of what the first saw,
-    and what two layers of a ViT of ours add is 13 times its patches. As in DeepNet (Wang et al.
-    2022).
+    and what two layers of a ViT of ours add has 13 times the power of its patches. As in DeepNet
+    (Wang et al. 2022).
 
     Args:
       layers: nested dictionary; the products whose names end in `_out` are those that add.
@@ -115,6 +116,7 @@ def looking(table, former, patches, grid):
     centres = (np.arange(grid) + 0.5) / grid
     line = waves(centres, lengths)
     both = np.concatenate([np.tile(line, (grid, 1)), np.repeat(line, grid, axis=0)], axis=1)
+    places = _solved(patches, both)
     heads = layer["cross_query"]["kernel"].shape[-2]
     near = slice(2 * size)
     for head in range(heads):
@@ -125,7 +127,7 @@ def looking(table, former, patches, grid):
             turn[own, own] = further(by, lengths)
         change("cross_query", "kernel", (every, head), 0.0)
         change("cross_query", "kernel", (near, head, near), CROSS_GAIN * turn)
-        change("cross_key", "kernel", (every, head, near), _solved(patches, both))
+        change("cross_key", "kernel", (every, head, near), places)
     change("cross_out", "kernel", (every,), former["layers"]["cross"]["cross_out"]["kernel"][0])
     start = {"embedding": embedding, "position_embedding": positions, "layers": layers}
     return former | start

@@ -92,8 +92,10 @@ class ViTConfig:
                 f"stem_width {self.stem_width} must be even, and patch_size {self.patch_size} a "
                 "multiple of the stem's 4 pixels"
             )
-        if self.patch_border and not self.stem_width:
-            raise ValueError(f"patch_border {self.patch_border} needs a stem_width")
+        if self.patch_border < 0 or self.patch_border > 0 == self.stem_width:
+            raise ValueError(
+                f"patch_border {self.patch_border} must be at least 0; above, it needs a stem_width"
+            )
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:

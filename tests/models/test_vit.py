@@ -150,7 +150,8 @@ def test_images_that_do_not_fit_are_refused(changes, shape, message):
         ({"std": (1.0, 0.0, 1.0)}, "std > 0"),
         ({"patch_size": 6, "stem_width": 4}, "patch_size 6 a multiple of the stem's 4 pixels"),
         ({"stem_width": 5}, "stem_width 5 must be even"),
-        ({"patch_border": 1}, "patch_border 1 needs a stem_width"),
+        ({"patch_border": 1}, "patch_border 1 must be at least 0; above, it needs a stem_width"),
+        ({"patch_size": 8, "stem_width": 4, "patch_border": -1}, "patch_border -1 must be"),
     ],
 )
 def test_configs_that_cannot_be(changes, message):
