@@ -11,7 +11,7 @@ import functools
 import numpy as np
 
 from regionjax.masks import decode_rle, decompress_counts, encode_rle, polygon_runs
-from regionjax.regions import RegionError, box_from_pixels
+from regionjax.regions import RegionError, box_from_pixels, spread
 
 # Multiplications in a matrix product from which on OpenBLAS wakes all cores. That takes longer than
 # products of this size, and input workers keep the cores busy already.
@@ -128,7 +128,7 @@ class RunRegion:
         return box_from_pixels(self.bounds, self.width, self.height)
 
     def sample_points(self, count, rng):
-        """f32 [count, 2], uniform over the mask's pixels."""
+        """f32 [count, 2], as Region.sample_points of the mask."""
         return RunGroup([self]).sample_points(count, rng)[0]
 
     def rasterize(self, size):
@@ -193,20 +193,17 @@ class RunGroup:
         return np.minimum(coverage, 1, out=coverage)
 
     def sample_points(self, count, rng):
-        """f32 [n, count, 2], uniform over the pixels of each mask."""
-        filled = self.lengths.cumsum()
-        last = self.ends.searchsorted(self.first[1:], side="right") - 1  # run of each mask
-        high = filled[last, None]
-        low = np.zeros_like(high)
-        low[1:] = high[:-1]
-        pick = low + (rng.random((len(high), count)) * (high - low)).astype(np.int64)
-        run = filled.searchsorted(pick, side="right")
-        pixel = (self.ends - filled)[run] + pick
-        points = rng.random((len(high), count, 2))
-        points[..., 0] += pixel // self.height % self.width
-        points[..., 1] += pixel % self.height
-        points /= self.width, self.height
-        return points.astype(np.float32)
+        """f32 [n, count, 2], as Region.sample_points of each mask."""
+        column, top, bottom = self.pieces
+        filled = (bottom - top).cumsum()
+        cut = column.searchsorted(self.first // self.height)
+        area = np.append(0, filled)[cut]  # of all masks before each one
+        across, down = np.moveaxis(spread(len(area) - 1, count, rng), -1, 0)
+        pick = area[:-1, None] + (across * np.diff(area)[:, None]).astype(np.int64)
+        piece = filled.searchsorted(pick, side="right")
+        x = column[piece] % self.width + rng.random(pick.shape)
+        y = top[piece] + down * (bottom - top)[piece]
+        return (np.stack([x, y], axis=-1) / (self.width, self.height)).astype(np.float32)
 
 
 @functools.lru_cache(maxsize=256)

@@ -4,7 +4,7 @@ import numpy as np
 
 from input_pipeline.runs import RunGroup, RunRegion
 from regionjax.masks import quantize_mask
-from regionjax.regions import WHOLE_IMAGE, box_coverage
+from regionjax.regions import WHOLE_IMAGE, box_coverage, spread
 
 
 def encode_regions(regions, mask_size, points, rng):
@@ -34,7 +34,7 @@ def encode_regions(regions, mask_size, points, rng):
     if plain:
         boxes[plain] = box = np.stack([regions[place].box for place in plain])
         sides = box[:, None, 2:] - box[:, None, :2]
-        xy[plain] = box[:, None, :2] + rng.random((len(plain), points, 2), np.float32) * sides
+        xy[plain] = box[:, None, :2] + spread(len(plain), points, rng) * sides
     if parts := [place for place in plain if regions[place] is not WHOLE_IMAGE]:
         coverage[parts] = _quantized(box_coverage(boxes[parts], mask_size))
     for place in rest:

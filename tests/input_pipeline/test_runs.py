@@ -37,15 +37,38 @@ def test_masks_side_by_side_do_not_mix(group):
         assert mask[row.clip(max=mask.shape[0] - 1), column.clip(max=mask.shape[1] - 1)].all()
 
 
-def test_points_are_uniform_over_the_pixels():
-    mask = np.zeros((6, 8), bool)
-    mask[1:3, 2:4] = mask[5, 7] = True
-    points = RunRegion.from_mask(mask).sample_points(5000, np.random.default_rng(0))
-    column, row = np.floor(points * (8, 6)).astype(int).T
-    counts = np.zeros((6, 8))
+def _shapes():
+    """A mask for each way that pixels lie: scattered, tall, wide, and with a hole."""
+    scattered = np.zeros((6, 8), bool)
+    scattered[1:3, 2:4] = scattered[5, 7] = True
+    holed = np.zeros((7, 7), bool)
+    holed[1:6, 1:6] = True
+    holed[3, 2:5] = False
+    return [scattered, np.ones((9, 1), bool), np.ones((1, 9), bool), holed]
+
+
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("mask", _shapes())
+@pytest.mark.parametrize("make", [RunRegion.from_mask, Region.from_mask])
+def test_points_are_uniform_over_the_pixels(make, mask, count):
+    rng, region, sets = np.random.default_rng(0), make(mask), 6000
+    points = np.concatenate([region.sample_points(count, rng) for _ in range(sets // count)])
+    column, row = np.floor(points * mask.shape[::-1]).astype(int).T
+    counts = np.zeros(mask.shape)
     np.add.at(counts, (row, column), 1)
     assert (counts[~mask] == 0).all()
-    np.testing.assert_allclose(counts[mask] / 5000, 0.2, atol=0.03)
+    share = 1 / mask.sum()
+    np.testing.assert_allclose(counts[mask] / len(points), share, atol=4 * (share / sets) ** 0.5)
+
+
+@pytest.mark.parametrize("make", [RunRegion.from_mask, Region.from_mask])
+def test_few_points_tell_the_middle_of_a_disc(make):
+    y, x = np.mgrid[:60, :60] + 0.5
+    rng, region = np.random.default_rng(0), make((x - 30) ** 2 + (y - 30) ** 2 < 20**2)
+    middles = np.array([region.sample_points(5, rng).mean(0) for _ in range(500)])
+    alone = 20 / 60 / 2 / 5**0.5  # deviation of a coordinate in a disc of radius r: r/2
+    np.testing.assert_allclose(middles.mean(0), 0.5, atol=0.01)
+    assert (middles.std(0) < 0.4 * alone).all()
 
 
 def test_a_long_stripe_over_many_columns():

@@ -192,6 +192,16 @@ def test_sampled_points_lie_in_the_region(region, count):
         assert region.mask[row, column].mean() > 0.9  # float32 may step over a pixel's edge
 
 
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_spread_points_share_no_row_and_no_column(count):
+    points = regions.spread(50, count, np.random.default_rng(0))
+    strata = np.floor(points * count).astype(int)
+    expected = np.broadcast_to(np.arange(count)[:, None], strata.shape)
+    np.testing.assert_array_equal(np.sort(strata, axis=1), expected)
+    assert count == 1 or (strata[..., 0] != strata[..., 1]).any()
+    assert np.unique(points).size == points.size
+
+
 def test_traces_are_sampled_evenly_in_order():
     trace = np.linspace(0, 1, 7)[:, None] * [1, 0.5]
     rng = np.random.default_rng(0)
