@@ -16,7 +16,8 @@ granted.
 
 `full` (default): 30 runs of as many steps as `tiny`; 20 minutes each on two cores, a night in all.
 `quick`: 18 runs of a smaller model on smaller images, 23 minutes of one core. It shows the table,
-and has too little training to settle most of it: one row of 22 held, none failed.
+and has too little training to settle most of it: one row of 22 held, none failed. That was seen
+before the points of a region were spread and `tiny` had its present layers.
 """
 
 import pathlib
