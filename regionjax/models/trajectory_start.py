@@ -18,7 +18,8 @@ RIDGE = 0.01  # keeps solutions short, so that what else a vector says adds litt
 BRANCH = 0.2  # what a layer adds to a token, of what it would add
 SELF_LOGIT = 6.0  # of a coordinate among all words and queries, which are near 0
 SELF_GAIN = 4.0  # of coordinates in a query whose other entries are near 1
-CROSS_GAIN = 5.0  # puts about four fifths of a head's attention on one of 64 patches
+CROSS_GAIN = 1.0  # a head looks a twentieth to a tenth of the image around its place
+LOOKS = (0.35, 2)  # shortest and longest waves that a head compares places by, of the image's side
 REACH = 0.085  # how far from the points a head looks, of the image's side
 
 
@@ -77,7 +78,8 @@ def looking(table, former, patches, grid):
 
     In the first layer, one head of self-attention gathers what x is on average, a second one what y
     is, and the heads of cross-attention compare that with where each patch lies, each of them
-    `REACH` away in a direction of its own, so that together they see how a thing is laid out. All
+    `REACH` away in a direction of its own, so that together they see how a thing is laid out. They
+    look softly, so that what they see follows the points from patch to patch and does not jump. All
     other heads and layers stay as they are, but `quiet`.
 
     Args:
@@ -92,9 +94,10 @@ def looking(table, former, patches, grid):
     layers = {kind: quiet(layer) for kind, layer in former["layers"].items()}
     layer = layers["cross"]
     size = layer["query"]["kernel"].shape[-1] // 2  # entries of a coordinate
-    lengths = np.geomspace(2.5 / grid, 2, size // 2)
+    lengths = np.geomspace(*LOOKS, size // 2)
     size = 2 * (size // 2)
-    numbers, said = embedding[jnp.array(table.numbers)], waves(np.arange(101) / 100, lengths)
+    hundredths = np.arange(101) / 100 + 0.005  # whole ones were cut off
+    numbers, said = embedding[jnp.array(table.numbers)], waves(hundredths, lengths)
 
     def change(name, part, where, value):
         array = layer[name][part]
