@@ -1,10 +1,10 @@
 """Referring segmentation: which proposal makes the expression most likely?
 
 The model scores the expression as the text of every proposal (`caption_nll`), of each several times
-with other points in it if asked to (the lowest score counts); the proposal of the lowest score is
-the answer. Proposals that tie share: all measures are their averages, so a model that says the
-same everywhere gets exactly the chance level, wherever the right mask stands in the list. A score
-that is not finite never wins and is counted; if no proposal has a finite one, or there is no
+with other points in it if asked to (the lowest counts, or the mean); the proposal of the lowest
+score is the answer. Proposals that tie share: all measures are their averages, so a model that says
+the same everywhere gets exactly the chance level, wherever the right mask stands in the list. A
+score that is not finite never wins and is counted; if no proposal has a finite one, or there is no
 proposal, nothing is chosen (IoU 0).
 
 The same choice is scored as a box (`rec`: the bounding box of the chosen mask against the true box)
@@ -22,6 +22,7 @@ from regionjax.evaluators import proposals
 from regionjax.evaluators.bootstrap import estimate
 from regionjax.evaluators.items import Referred, pixels
 from regionjax.evaluators.predictor import Query
+from regionjax.evaluators.settings import COMBINED
 from regionjax.regions import box_iou
 
 LEVELS = (50, 60, 70, 80, 90)  # per cent of IoU from which a choice counts as right
@@ -97,11 +98,11 @@ def referring(items, predictor, settings, show=mask_with_points):
 
     nll = predictor.caption_nll(queries(), settings.scored_together or None)
     finite = np.where(np.isfinite(nll), nll, np.inf)
-    lowest = finite.reshape(-1, settings.point_samplings).min(axis=1)
+    combined = COMBINED[settings.samplings_by](finite.reshape(-1, settings.point_samplings), axis=1)
     ends = np.cumsum([len(table) for table in tables])
     choices, taken, drawn, ceiling, tied = [], [], [], [], 0
     for item, table, nothing, indices, scores in zip(
-        items, tables, missed, options, np.split(lowest, ends[:-1]), strict=True
+        items, tables, missed, options, np.split(combined, ends[:-1]), strict=True
     ):
         best = _lowest(scores)
         tied += len(best) > 1

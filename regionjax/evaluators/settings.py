@@ -2,10 +2,13 @@
 
 import dataclasses
 
+import numpy as np
+
 from regionjax.decode import GenerationConfig
 
 RULES = ("all", "sensible", "parity")
 METHODS = ("likelihood", "digit")
+COMBINED = {"min": np.min, "mean": np.mean}  # one score of several, lower is better
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,9 +84,11 @@ class EvaluateConfig:
     # How a text is chosen among several (evaluators/choices.py): "likelihood", "digit", or both.
     choices_by: tuple[str, ...] = ("likelihood",)
     proposals: ProposalConfig = ProposalConfig()
-    # How often an expression is scored against a proposal, each time with other points in it; the
-    # best score counts. For systems that read points; those that read masks need one.
+    # How often an expression is scored against a proposal, each time with other points in it, and
+    # whether the best of these scores counts ("min", as published) or their mean, which five lucky
+    # points in half of a thing move less. For systems that read points; masks need one.
     point_samplings: int = 1
+    samplings_by: str = "min"
     # Proposals (and samplings of them) that share one encoding of their image; 0: batch.regions.
     # So many slots take the room of several images: a device call then has fewer images.
     scored_together: int = 0
@@ -96,6 +101,10 @@ class EvaluateConfig:
         for name in ("max_images", "batch_size", "bootstrap_samples", "gallery", "point_samplings"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)} must be at least 1")
+        if self.samplings_by not in COMBINED:
+            raise ValueError(
+                f"samplings_by = {self.samplings_by!r}: expected {' or '.join(map(repr, COMBINED))}"
+            )
         if self.scored_together < 0:
             raise ValueError(f"scored_together = {self.scored_together} must be at least 0")
         for method in self.choices_by:

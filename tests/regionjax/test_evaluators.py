@@ -172,6 +172,16 @@ def test_the_best_sampling_of_a_proposal_counts(three_choices):
         assert (points < (0.5, 0.25)).all() and (points >= 0).all()
 
 
+def test_the_mean_of_a_proposals_samplings_counts_on_request(three_choices):
+    """The second proposal has the lowest score and the highest mean; what is not finite is out."""
+    settings = dataclasses.replace(SETTINGS, point_samplings=2, samplings_by="mean")
+    predictor = scripted([3, 4, 9, 1, 6, 6, 5, float("nan"), 7, 6])
+    _, choices = referring(three_choices, predictor, settings)
+    assert [choice.chosen for choice in choices] == [0, 1, None]
+    with pytest.raises(ValueError, match="samplings_by = 'median': expected 'min' or 'mean'"):
+        dataclasses.replace(SETTINGS, samplings_by="median")
+
+
 def test_points_depend_on_seed_image_proposal_and_repeat_alone(three_choices):
     def points(items, seed=0):
         predictor = scripted([0] * 40)
