@@ -14,10 +14,11 @@ Parts a to d are the paper's subjects; its numbers are of photographs and of a m
 parameters, and nothing here says that they are right or wrong. Part e asks what it takes for
 granted.
 
-`full` (default): 30 runs of as many steps as `tiny`, 29 minutes each on a busy core: a night.
+`full` (default): 30 runs of as many steps as `tiny`, which took 29 to 39 minutes on a busy core:
+15 to 20 hours.
 `quick`: 18 runs of a smaller model on smaller images, 23 minutes of one core. It shows the table,
 and has too little training to settle most of it: one row of 22 held, none failed. That was seen
-before the points of a region were spread and `tiny` had its present layers.
+before the points of a region were spread and `tiny` had its present layers, mixture and start.
 """
 
 import pathlib

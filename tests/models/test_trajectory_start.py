@@ -60,7 +60,6 @@ def untrained(grid=8, width=128):
 def test_queries_look_at_the_patches_under_the_points():
     grid = 8
     former, before, after, said, middle, seen = untrained(grid)
-
     place = (np.stack([np.arange(grid**2) % grid, np.arange(grid**2) // grid], -1) + 0.5) / grid
 
     def looks(params):

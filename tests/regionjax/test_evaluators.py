@@ -173,7 +173,7 @@ def test_the_best_sampling_of_a_proposal_counts(three_choices):
 
 
 def test_the_mean_of_a_proposals_samplings_counts_on_request(three_choices):
-    """The second proposal has the lowest score and the highest mean; what is not finite is out."""
+    """The first has the lowest mean, the second the lowest score; what is not finite is out."""
     settings = dataclasses.replace(SETTINGS, point_samplings=2, samplings_by="mean")
     predictor = scripted([3, 4, 9, 1, 6, 6, 5, float("nan"), 7, 6])
     _, choices = referring(three_choices, predictor, settings)
