@@ -234,3 +234,29 @@ def test_real_photographs(shared_data):
         found = decode_image(data, 32, path.name).astype(np.float64)
         np.testing.assert_allclose(quarters(found), quarters(shown), atol=3)
     assert modes["RGBA"] == ["horse.png"] and modes["L"] == ["camera.png", "coins.png"]
+
+
+def test_images_are_squeezed(shared_data):
+    for name in ("astronaut.png", "camera.png", "horse.png", "retina.jpg", "rocket.jpg"):
+        data, width, height = read_image(shared_data / "photos", name)
+        image = decode_image(data, 64, name)
+        assert image.shape == (64, 64, 3) and image.dtype == np.uint8
+        with Image.open(shared_data / "photos" / name) as original:
+            assert original.size == (width, height)
+            small = original.convert("RGB").resize((64, 64), Image.Resampling.BOX)
+        assert np.abs(image.astype(int) - np.asarray(small).astype(int)).mean() < 6
+
+
+def test_an_image_of_the_right_size_is_not_touched():
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    np.testing.assert_array_equal(decode_image(file.getvalue(), 16, ""), pixels)
+
+
+def test_truncated_photograph(shared_data):
+    data = (shared_data / "photos/truncated.jpg").read_bytes()
+    with pytest.raises(BadImage, match=r"coco:a.jpg \(400 bytes\)"):
+        decode_image(data, 64, "coco:a.jpg")
+    with pytest.raises(BadImage, match=r"photos/truncated.jpg \(400 bytes\)"):
+        read_image(shared_data / "photos", "truncated.jpg")

@@ -11,7 +11,7 @@ from PIL import Image
 from input_pipeline import tasks, tokens
 from input_pipeline.data_config import DataConfig
 from input_pipeline.errors import DataError
-from input_pipeline.images import BadImage, decode_image, read_image
+from input_pipeline.images import BadImage, decode_image
 from input_pipeline.records import Annotation, Record
 from input_pipeline.runs import RunRegion
 from input_pipeline.slots import encode_regions
@@ -76,24 +76,6 @@ def encoder(tokenizer, spec=SPEC, seed=0, **changes):
 # ---- images ----
 
 
-def test_images_are_squeezed(shared_data):
-    for name in ("astronaut.png", "camera.png", "horse.png", "retina.jpg", "rocket.jpg"):
-        data, width, height = read_image(shared_data / "photos", name)
-        image = decode_image(data, 64, name)
-        assert image.shape == (64, 64, 3) and image.dtype == np.uint8
-        with Image.open(shared_data / "photos" / name) as original:
-            assert original.size == (width, height)
-            small = original.convert("RGB").resize((64, 64), Image.Resampling.BOX)
-        assert np.abs(image.astype(int) - np.asarray(small).astype(int)).mean() < 6
-
-
-def test_an_image_of_the_right_size_is_not_touched(record):
-    pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    np.testing.assert_array_equal(decode_image(file.getvalue(), 16, ""), pixels)
-
-
 def test_training_and_evaluation_see_the_same_pixels(record, tokenizer):
     pixels = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
     file = io.BytesIO()
@@ -104,14 +86,6 @@ def test_training_and_evaluation_see_the_same_pixels(record, tokenizer):
         evaluated = evaluate.record_encoder(tokenizer, 0)(one, [], SPEC)["image"]
         np.testing.assert_array_equal(trained, evaluated)
         np.testing.assert_array_equal(trained, decode_image(data, 16, ""))
-
-
-def test_truncated_photograph(shared_data):
-    data = (shared_data / "photos/truncated.jpg").read_bytes()
-    with pytest.raises(BadImage, match=r"coco:a.jpg \(400 bytes\)"):
-        decode_image(data, 64, "coco:a.jpg")
-    with pytest.raises(BadImage, match=r"photos/truncated.jpg \(400 bytes\)"):
-        read_image(shared_data / "photos", "truncated.jpg")
 
 
 # ---- regions ----
