@@ -178,7 +178,7 @@ def swin(config, image_size, name, parameters):
     return Part(name, parameters, (), products, scores)
 
 
-def bert(config, regions, length, encoded, name, parameters, inputs, predicted=0):
+def bert(config, regions, length, encoded, name, parameters, inputs, predicted=0, gathered=False):
     """The Part that models/bert.py is; the image's keys and values count once for all regions.
 
     Args:
@@ -186,6 +186,7 @@ def bert(config, regions, length, encoded, name, parameters, inputs, predicted=0
       regions: texts or sets of queries an image; length: tokens of a text.
       encoded: tokens of the image that cross-attention looks at.
       name, parameters, inputs: of the Part; predicted: tokens that the masked head names.
+      gathered: whether the queries alone leave the last layer.
     """
     c, head_width = config, config.width // config.heads
     tokens = regions * (c.queries + length)
@@ -196,6 +197,10 @@ def bert(config, regions, length, encoded, name, parameters, inputs, predicted=0
         looks = c.depth // c.cross_every
         products += looks * 2 * 2 * c.width * (front * c.width + encoded * c.encoder_width)
         scores += looks * attention(front * encoded, c.heads, head_width)
+    if gathered:  # queries of attention, its output and the MLP, once, of the text
+        text = regions * length
+        products -= layer(text, c.width, c.heads, 0, head_width, c.mlp_width, 2)
+        scores -= attention(text * (c.queries + length), c.heads, head_width)
     products += 2 * predicted * c.width * (c.width + c.vocabulary)
     return Part(name, parameters, inputs, products, scores)
 
@@ -255,7 +260,7 @@ def instructblip(config, image_size, regions, instruction, prompt, target, scope
         },
         parts=(
             vit(tower, image_size, "vit", eye),
-            bert(former, asked, instruction, seen, "qformer", (asker,), (eye,)),
+            bert(former, asked, instruction, seen, "qformer", (asker,), (eye,), gathered=True),
             Part(
                 "projection",
                 (bridge,),

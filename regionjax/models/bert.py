@@ -11,6 +11,7 @@ R·S tokens attend to them side by side.
 import dataclasses
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
@@ -89,12 +90,14 @@ class Layer(nn.Module):
     config: BertConfig
     dtype: jnp.dtype
     cross: bool
+    brief: bool = False  # the queries alone go on
 
     @nn.compact
     def __call__(self, x, perturbation, mask, encoded):
         """[B·R, S, D] → [B·R, S, D] and the probabilities of cross-attention [B, N, R, S, P]."""
         c = self.config
-        x = self._add("attention", x, self._attend(x, mask))
+        taken = x[:, : c.queries] if self.brief else x
+        x = self._add("attention", taken, self._attend(taken, x, mask))
         # What looks at the image: the queries, or all tokens where there are none.
         front, text = jnp.split(x, [c.queries or x.shape[1]], axis=1)
         seen = None
@@ -125,8 +128,10 @@ class Layer(nn.Module):
         dense = layers.dense((c.heads, c.width // c.heads), self.dtype)(name=name)
         return constrain(layers.point(dense(x), kind), "heads")
 
-    def _attend(self, x, mask):
-        q, k, v = (self._heads(name, name, x) for name in ("query", "key", "value"))
+    def _attend(self, taken, x, mask):
+        """taken [B·R, S', D] attends to x [B·R, S, D]: [B·R, S', N, H]."""
+        q = self._heads("query", "query", taken)
+        k, v = (self._heads(name, name, x) for name in ("key", "value"))
         return attention.weighted_sum(self._drop(attention.probabilities(q, k, mask)), v)
 
     def _look(self, x, encoded, perturbation):
@@ -153,16 +158,18 @@ class Group(nn.Module):
 
     config: BertConfig
     dtype: jnp.dtype
+    brief: bool = False  # of the last layer the queries alone go on
 
     @nn.compact
     def __call__(self, x, perturbation, mask, encoded):
         hidden, probabilities = [], None
         for kind in self.config.kinds:
-            layer = Layer(self.config, self.dtype, kind == "cross", name=kind)
+            brief = self.brief and kind == self.config.kinds[-1]
+            layer = Layer(self.config, self.dtype, kind == "cross", brief, name=kind)
             x, seen = layer(x, perturbation, mask, encoded)
             hidden.append(x)
             probabilities = probabilities if seen is None else seen
-        return x, (jnp.stack(hidden), probabilities)
+        return x, None if self.brief else (jnp.stack(hidden), probabilities)  # of one length
 
 
 class MaskedHead(nn.Module):
@@ -246,6 +253,35 @@ class Bert(nn.Module):
         if c.head and self.is_initializing():
             self.logits(x)
         return x, intermediates
+
+    def gathered(self, text=None, mask=None, encoded=None):
+        """What the queries return, [B, R, queries, D]; arguments as those of `__call__`.
+
+        The same numbers for less work: in the last layer nothing is computed of the text but what
+        the queries read of it.
+        """
+        c = self.config
+        if text is None or self.is_initializing():
+            return self(text, mask, encoded)[0][:, :, : c.queries]
+        self._check(text, encoded)
+        x, mask = self._embed(text, mask, text.shape[0])
+        count, groups = c.depth // len(c.kinds), self.layers.variables["params"]
+        rngs = None
+        if self.has_rng("dropout"):
+            rngs = jax.random.split(self.make_rng("dropout"), count)
+
+        def run(x, group, brief=False):
+            params, rng = group
+            module = layers.rematerialised(Group, c.remat)(c, self.dtype, brief, parent=None)
+            rngs = {} if rng is None else {"dropout": rng}
+            return module.apply({"params": params}, x, None, mask, encoded, rngs=rngs)[0], None
+
+        first, last = (
+            jax.tree.map(lambda part: part[which], (groups, rngs))  # noqa: B023
+            for which in (slice(-1), -1)
+        )
+        x, _ = jax.lax.scan(run, x, first, unroll=min(c.unroll, max(count - 1, 1)))
+        return run(x, last, brief=True)[0].reshape(*text.shape[:2], c.queries, -1)
 
     def _check(self, text, encoded):
         c = self.config

@@ -59,15 +59,20 @@ class InstructBlip(nn.Module):
         """Features [B, P, E] of an image."""
         return self.vit(image)[0]
 
-    def soft_prompts(self, features, instruction):
+    def soft_prompts(self, features, instruction, keep_hidden=False):
         """Of an encoded image: [B, P, E] → [B, R, Q, D], R = 1 without instruction.
 
         Returns:
-          the soft prompts, and the intermediates of the Q-Former.
+          the soft prompts, and the intermediates of the Q-Former if they are kept, else {}.
         """
         mask = None if instruction is None else instruction > 0
-        hidden, intermediates = self.qformer(instruction, mask, features)
-        return self.projection(hidden[:, :, : self.config.qformer.queries]), intermediates
+        queries, intermediates = self.config.qformer.queries, {}
+        if keep_hidden:
+            hidden, intermediates = self.qformer(instruction, mask, features)
+            hidden = hidden[:, :, :queries]
+        else:
+            hidden = self.qformer.gathered(instruction, mask, features)
+        return self.projection(hidden), intermediates
 
     def see(self, image, instruction):
         """Soft prompts [B, R, Q, D] of an image."""
@@ -85,7 +90,7 @@ class InstructBlip(nn.Module):
         Args:
           image: uint8 [B, H, W, 3]; instruction, prompt: see the class.
           tokens: decoder inputs i32 [B, R·W, T] (t5.shift_right), W in a row of the same region.
-          keep_hidden: whether the intermediates hold the ViT's hidden states.
+          keep_hidden: whether the intermediates hold the hidden states of ViT and Q-Former.
 
         Returns:
           hidden [B, R·W, T, D], of which `logits` makes logits, and a dictionary: `features`
@@ -93,7 +98,7 @@ class InstructBlip(nn.Module):
           `qformer` and `t5` (whose sequences lie in one axis B·R).
         """
         features, seen = self.vit(image, keep_hidden)
-        soft, asked = self.soft_prompts(features, instruction)
+        soft, asked = self.soft_prompts(features, instruction, keep_hidden)
         inputs, mask = (t.reshape(-1, *t.shape[2:]) for t in self.read(soft, prompt))
         hidden, said = self.t5(inputs, tokens.reshape(-1, tokens.shape[-1]), mask)
         intermediates = {"features": features, "soft_prompts": soft}

@@ -42,6 +42,13 @@ def check_activation(name):
         raise ValueError(f"activation={name!r}{nearest(name, ACTIVATIONS)}")
 
 
+def rematerialised(block, remat):
+    """The Module class `block`, of which the backward pass keeps what `remat` says."""
+    if remat == "none":
+        return block
+    return nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=False)
+
+
 def stack(block, layers, remat, broadcast, unroll=1):
     """`layers` copies of `block` as one scanned module with parameters stacked on axis 0.
 
@@ -49,10 +56,8 @@ def stack(block, layers, remat, broadcast, unroll=1):
       block: a Module class whose call is (carry, scanned, *broadcast) → (carry, output).
       broadcast: how many further arguments are the same for every layer.
     """
-    if remat != "none":
-        block = nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=False)
     return nn.scan(
-        block,
+        rematerialised(block, remat),
         variable_axes={"params": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=(0, *([nn.broadcast] * broadcast)),

@@ -9,7 +9,6 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
-POINT = 4  # word pieces of one point: [ x y ]
 ENDS = 2  # [CLS] and [SEP]
 
 
@@ -20,7 +19,7 @@ class TrajectoryWords:
     The defaults are a vocabulary of these words and no others, `COMPACT` in all.
 
     Attributes:
-      begin, end: [CLS] and [SEP]; left, right: the square brackets.
+      begin, end: [CLS] and [SEP]; left, right: the square brackets, or 0 and 0: points without.
       numbers: of "0" to "100".
     """
 
@@ -33,13 +32,26 @@ class TrajectoryWords:
     def __post_init__(self):
         if len(self.numbers) != 101:
             raise ValueError(f"numbers are {len(self.numbers)} ids, expected 101 (0 to 100)")
+        if bool(self.left) != bool(self.right):
+            raise ValueError(f"left is {self.left} and right {self.right}; 0 and 0 is no brackets")
         if min(self.ids) < 1:
             raise ValueError(f"id {min(self.ids)}: 0 is padding, words begin at 1")
 
     @property
     def ids(self):
         """All of them."""
-        return (self.begin, self.end, self.left, self.right, *self.numbers)
+        brackets = (self.left, self.right) if self.left else ()
+        return (self.begin, self.end, *brackets, *self.numbers)
+
+    @property
+    def point(self):
+        """Word pieces of one point: [ x y ], or x y."""
+        return 4 if self.left else 2
+
+    @property
+    def first(self):
+        """Positions of the first point's x and y, behind [CLS]."""
+        return (2, 3) if self.left else (1, 2)
 
 
 COMPACT = 106
@@ -175,9 +187,9 @@ def hundredths(x):
     return (x[..., None] >= _EDGES).sum(-1)
 
 
-def room(points, pieces=0):
+def room(table, points, pieces=0):
     """How many word pieces a text of K points has: `pieces`, or all that K points need."""
-    return pieces or POINT * points + ENDS
+    return pieces or table.point * points + ENDS
 
 
 def words(table, points, whole, pieces=0):
@@ -194,10 +206,11 @@ def words(table, points, whole, pieces=0):
       i32 [B, R, pieces], padded with 0
     """
     xy = jnp.asarray(table.numbers, jnp.int32)[hundredths(jnp.clip(points, 0, 1))]
-    bracket = jnp.broadcast_to(jnp.array([table.left, table.right], jnp.int32), xy.shape)
-    said = jnp.concatenate([bracket[..., :1], xy, bracket[..., 1:]], axis=-1)
-    said = said.reshape(*said.shape[:2], -1)
-    pieces = room(points.shape[2], pieces)
+    if table.left:
+        bracket = jnp.broadcast_to(jnp.array([table.left, table.right], jnp.int32), xy.shape)
+        xy = jnp.concatenate([bracket[..., :1], xy, bracket[..., 1:]], axis=-1)
+    said = xy.reshape(*xy.shape[:2], -1)
+    pieces = room(table, points.shape[2], pieces)
     said = said[..., : pieces - ENDS]
     length = jnp.where(whole, 0, said.shape[-1])[..., None]
     place = jnp.arange(pieces)

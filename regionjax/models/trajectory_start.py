@@ -11,9 +11,6 @@ small. Whatever is imported replaces this start.
 import jax.numpy as jnp
 import numpy as np
 
-from regionjax.models.trajectory import POINT
-
-X, Y = 2, 3  # positions of the first point's coordinates: [CLS] [ x y ]
 RIDGE = 0.01  # keeps solutions short, so that what else a vector says adds little
 BRANCH = 0.2  # what a layer adds to a token, of what it would add
 SELF_LOGIT = 6.0  # of a coordinate among all words and queries, which are near 0
@@ -37,7 +34,7 @@ def further(by, lengths):
 
 
 def ordered(table, embedding, positions):
-    """Numbers as waves of their value, and positions alike for the four pieces of every point.
+    """Numbers as waves of their value, and positions alike for the pieces of every point.
 
     Args:
       table: TrajectoryWords.
@@ -51,7 +48,7 @@ def ordered(table, embedding, positions):
     numbers = waves(np.arange(101) / 100, np.geomspace(0.125, 4, -(-width // 2)))[:, :width]
     embedding = embedding.at[jnp.array(table.numbers)].set(2 * 2**0.5 * spread * numbers)
     # The piece of a point that stands at each position; [CLS] has the first one to itself.
-    piece = np.arange(len(positions) - 1) % POINT + 1
+    piece = np.arange(len(positions) - 1) % table.point + 1
     same = jnp.concatenate([jnp.zeros((1, width)), 2 * positions[piece]])
     own = jnp.concatenate([positions[:1], 0.3 * positions[1:]])
     return embedding, same + own
@@ -71,6 +68,28 @@ def quiet(layers):
         name: part | {"kernel": BRANCH * part["kernel"]} if name.endswith("_out") else part
         for name, part in layers.items()
     }
+
+
+def coordinates(table, embedding, positions, place):
+    """What a text can have where a point's pieces stand, and whether it is the wanted coordinate.
+
+    Without brackets [SEP] stands where an x would; it says nothing of x, and must not be taken in.
+
+    Args:
+      embedding, positions: `ordered`.
+      place: where the first point's x, or y, stands.
+
+    Returns:
+      f32 [n, D], words with their positions, normalised; f32 [n, 1], 1 for numbers at `place`
+    """
+    numbers = jnp.array(table.numbers)
+    others = jnp.array([id for id in table.ids if id not in table.numbers])
+    words, wanted = [embedding[numbers] + positions[place]], [jnp.ones(len(numbers))]
+    for piece in range(1, 1 + table.point):
+        rest = others if piece == place else jnp.concatenate([numbers, others])
+        words.append(embedding[rest] + positions[piece])
+        wanted.append(jnp.zeros(len(rest)))
+    return _normed(jnp.concatenate(words)), jnp.concatenate(wanted)[:, None]
 
 
 def looking(table, former, patches, grid):
@@ -104,10 +123,9 @@ def looking(table, former, patches, grid):
         layer[name] = layer[name] | {part: array.at[(0, *where)].set(value)}
 
     every = slice(None)
-    for head, place in enumerate((X, Y)):
+    for head, place in enumerate(table.first):
         words = _normed(numbers + positions[place])
-        role = positions[place] - positions[1 : 1 + POINT].mean(0)
-        role = role / (words @ role).mean()
+        role = _solved(*coordinates(table, embedding, positions, place))[:, 0]
         change("query", "kernel", (every, head), 0.0)
         change("query", "bias", (head, 0), SELF_LOGIT * layer["query"]["kernel"].shape[-1] ** 0.5)
         change("key", "kernel", (every, head), 0.0)

@@ -38,7 +38,7 @@ class RegionVLMConfig:
     Attributes:
       words: ids of the trajectory's words in the Q-Former's vocabulary.
       max_point_tokens: word pieces that the Q-Former reads, [CLS] and [SEP] included; 0 is room for
-        all K points, 4·K + 2. The released model has 32, which is seven points and a half.
+        all K points. The released model has 32, which is seven points and a half.
       eos_id: what ends T5's prompt, as its tokenizer does.
       dtype: of the computation; parameters stay float32.
     """
@@ -59,7 +59,7 @@ class RegionVLMConfig:
 
     def point_tokens(self, points):
         """Word pieces of a text of K points."""
-        return trajectory.room(points, self.max_point_tokens)
+        return trajectory.room(self.words, points, self.max_point_tokens)
 
 
 def is_whole(batch):
@@ -91,10 +91,10 @@ def _check(c, spec):
             f"config.model.words has id {max(c.words.ids)}, but "
             f"config.model.qformer.vocabulary = {c.qformer.vocabulary}"
         )
-    if c.max_point_tokens and c.max_point_tokens < trajectory.ENDS + trajectory.POINT:
+    if c.max_point_tokens and c.max_point_tokens < trajectory.ENDS + c.words.point:
         raise ConfigError(
             f"config.model.max_point_tokens = {c.max_point_tokens} has no room for a point, "
-            f"which needs {trajectory.ENDS + trajectory.POINT}"
+            f"which needs {trajectory.ENDS + c.words.point}"
         )
     if (tokens := c.point_tokens(spec.points)) > c.qformer.positions:
         raise ConfigError(

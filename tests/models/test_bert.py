@@ -129,6 +129,43 @@ def test_regions_share_the_keys_and_values_of_an_image(name):
     assert [size for size in sizes(program.jaxpr) if size >= copies and size != stacked] == []
 
 
+@pytest.mark.parametrize("every, depth", [(2, 6), (1, 3), (1, 1)])
+@pytest.mark.parametrize("remat, unroll", [("none", 1), ("matmuls", 2)])
+def test_what_queries_gather_is_what_all_layers_say_of_them(every, depth, remat, unroll):
+    config, inputs = INPUTS["qformer"]
+    sizes = {"cross_every": every, "depth": depth, "remat": remat, "unroll": unroll}
+    config = dataclasses.replace(config, **sizes)
+    variables = initialise(config, inputs)
+
+    def gradient(whole):
+        def loss(variables):
+            network = bert.Bert(config)
+            if whole:
+                hidden = network.apply(variables, *inputs)[0][:, :, : config.queries]
+            else:
+                hidden = network.apply(variables, *inputs, method="gathered")
+            assert hidden.shape == (B, R, config.queries, config.width)
+            return (hidden**3).mean(), hidden
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables)
+
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), *map(gradient, (0, 1)))
+
+
+def test_gathering_leaves_the_text_out_of_the_last_layer():
+    """Text and its MLP are not there: nothing in the program is as large in the last layer."""
+    config, inputs = INPUTS["qformer"]
+    config = dataclasses.replace(config, depth=2)  # one group: the layer behind the looking one
+    variables = initialise(config, inputs)
+    flops = {
+        method: apply.lower(config, variables, *inputs, method=method).cost_analysis()["flops"]
+        for method in ("__call__", "gathered")
+    }
+    text, width, hidden = B * R * T, config.width, config.mlp_width
+    spared = 2 * text * (2 * width * width + 2 * width * hidden)
+    assert flops["__call__"] - flops["gathered"] > spared
+
+
 @pytest.mark.parametrize("name", ["text", "qformer"])
 def test_remat_and_unroll_change_nothing(name):
     config, inputs = INPUTS[name]
@@ -161,10 +198,16 @@ def test_dropout_follows_its_rng():
     def drop(key):
         return bert.Bert(config).apply(variables, *inputs, rngs={"dropout": key})[0]
 
+    @jax.jit
+    def drop_gathered(key):
+        method = "gathered"
+        return bert.Bert(config).apply(variables, *inputs, rngs={"dropout": key}, method=method)
+
     still, _ = apply(config, variables, *inputs)
-    one, two, again = (drop(jax.random.key(seed)) for seed in (1, 2, 1))
-    np.testing.assert_array_equal(one, again)
-    assert np.abs(one - two).max() > 0.1 and np.abs(one - still).max() > 0.1
+    for dropped, kept in ((drop, still), (drop_gathered, still[:, :, : config.queries])):
+        one, two, again = (dropped(jax.random.key(seed)) for seed in (1, 2, 1))
+        np.testing.assert_array_equal(one, again)
+        assert np.abs(one - two).max() > 0.1 and np.abs(one - kept).max() > 0.1
 
 
 def test_gradients_of_probabilities_and_through_them():

@@ -71,11 +71,22 @@ def test_the_same_as_the_hosts_text(engine, count, pieces):
 def test_ten_points_are_42_pieces_and_the_released_model_reads_32():
     points = np.stack([np.arange(10) / 100, 1 - np.arange(10) / 10], axis=1) + 0.001
     everything = said(points)
-    assert everything.shape == (42,) == (room(10),)
+    assert everything.shape == (42,) == (room(TrajectoryWords(), 10),)
     percent = [n for x, y in points for n in (3, 5 + int(100 * x), 5 + min(int(100 * y), 100), 4)]
     assert everything.tolist() == [1, *percent, 2]
     # Seven points, `[ x` of the eighth, and the end.
     assert said(points, 32).tolist() == [1, *percent[:30], 2]
+
+
+def test_points_without_brackets_are_two_pieces():
+    bare = TrajectoryWords(left=0, right=0)
+    points = np.array([[0.295, 0.575], [1, 0]], np.float32)
+    assert said(points, table=bare).tolist() == [1, 5 + 29, 5 + 57, 5 + 100, 5 + 0, 2]
+    assert room(bare, 10) == 22
+    # In the middle of a point too, if need be.
+    assert said(points, 5, bare).tolist() == [1, 5 + 29, 5 + 57, 5 + 100, 2]
+    empty = words(bare, points[None, None], np.ones((1, 1), bool))
+    assert np.asarray(empty)[0, 0].tolist() == [1, 2, 0, 0, 0, 0]
 
 
 @pytest.mark.skipif(not BERT_FOLDER.is_dir(), reason="../shared/data is not there")
@@ -94,3 +105,5 @@ def test_wrong_tables_are_refused():
         dataclasses.replace(BERT, numbers=BERT.numbers[1:])
     with pytest.raises(ValueError, match="0 is padding"):
         TrajectoryWords(begin=0)
+    with pytest.raises(ValueError, match="left is 0 and right 4"):
+        TrajectoryWords(left=0)

@@ -3,17 +3,20 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from regionjax.models import bert, trajectory, trajectory_start, vit
 from regionjax.models.trajectory import COMPACT, TrajectoryWords
 
+BRACKETS = [TrajectoryWords(), TrajectoryWords(left=0, right=0)]
 
-def test_numbers_begin_in_order_and_positions_alike_for_each_piece_of_a_point():
+
+@pytest.mark.parametrize("table", BRACKETS)
+def test_numbers_begin_in_order_and_positions_alike_for_each_piece_of_a_point(table):
     rng = np.random.default_rng(0)
     words_before, places_before = (
         rng.normal(0, 0.02, (n, 64)).astype(np.float32) for n in (COMPACT, 42)
     )
-    table = TrajectoryWords()
     after, places = map(
         np.asarray,
         trajectory_start.ordered(
@@ -29,14 +32,14 @@ def test_numbers_begin_in_order_and_positions_alike_for_each_piece_of_a_point():
     assert alike[10, 14] > alike[10, 30] and alike[50, 46] > alike[50, 30]
     others = [id for id in range(COMPACT) if id not in table.numbers]
     np.testing.assert_array_equal(after[others], words_before[others])
-    # The second point's `x` stands where the first one's does, four pieces later.
+    # The second point's `x` stands where the first one's does, a point's pieces later.
     alike = unit(places) @ unit(places).T
-    same = (np.arange(41)[:, None] - np.arange(41)) % 4 == 0
+    same = (np.arange(41)[:, None] - np.arange(41)) % table.point == 0
     assert alike[1:, 1:][same].min() > 0.9 > 0.5 > np.abs(alike[1:, 1:][~same]).max()
     assert np.abs(alike[0, 1:]).max() < 0.5
 
 
-def untrained(grid=8, width=128):
+def untrained(table, grid=8, width=128):
     """Q-Former, its parameters before and after; trajectories, their middles, image features."""
     tower = vit.ViT(vit.ViTConfig(64, 8, width, depth=1, heads=4, mlp_width=64))
     config = bert.BertConfig(
@@ -47,19 +50,20 @@ def untrained(grid=8, width=128):
     images = np.broadcast_to(rng.integers(0, 256, (3, 1, 1, 3), dtype=np.uint8), (3, 64, 64, 3))
     middle = rng.uniform(0.1, 0.9, (3, 40, 1, 2))
     points = (middle + rng.uniform(-0.04, 0.04, (3, 40, 10, 2))).astype(np.float32)
-    said = trajectory.words(TrajectoryWords(), jnp.array(points), np.zeros((3, 40), bool))
+    said = trajectory.words(table, jnp.array(points), np.zeros((3, 40), bool))
     params = tower.init(jax.random.key(0), images)["params"]
     params["layers"] = trajectory_start.quiet(params["layers"])
     seen, positions = tower.apply({"params": params}, images), params["position_embedding"]
     before = former.init(jax.random.key(1), said, said > 0, seen[0])["params"]
-    after = trajectory_start.looking(TrajectoryWords(), before, positions, grid)
+    after = trajectory_start.looking(table, before, positions, grid)
     assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, before)
     return former, before, after, said, middle, seen[0]
 
 
-def test_queries_look_at_the_patches_under_the_points():
+@pytest.mark.parametrize("table", BRACKETS)
+def test_queries_look_at_the_patches_under_the_points(table):
     grid = 8
-    former, before, after, said, middle, seen = untrained(grid)
+    former, before, after, said, middle, seen = untrained(table, grid)
     place = (np.stack([np.arange(grid**2) % grid, np.arange(grid**2) // grid], -1) + 0.5) / grid
 
     def looks(params):
@@ -85,7 +89,7 @@ def test_queries_look_at_the_patches_under_the_points():
 def test_what_lies_under_the_points_reaches_the_last_layer():
     """Most of what changes the first query's output is where the points are: 9 patches of 64."""
     grid = 8
-    former, before, after, said, middle, seen = untrained(grid)
+    former, before, after, said, middle, seen = untrained(TrajectoryWords(), grid)
     cell = np.floor(middle[:, 0, 0] * grid)  # of each image's first region
     place = np.stack([np.arange(grid**2) % grid, np.arange(grid**2) // grid], -1)
     near = (np.abs(place - cell[:, None]) <= 1).all(-1)  # [B, P]

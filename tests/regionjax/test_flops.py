@@ -147,10 +147,12 @@ def test_regionvlm_by_hand():
     # a question and its end; 8 words of an answer.
     assert work.tokens == {"image": 16, "region": 3 * 14, "text": 3 * (5 + 8)}
     assert parts["vit"].products == 2 * 16 * 192 * 64 + flops.layer(17, 64, 2, 2, 32, 96, 2)
-    reads = 2 * (2 * 3 * 14 * 48 * (4 * 48 + 2 * 80))  # both layers: projections and MLP
+    # Projections and MLP: of the 14 tokens in one layer; in the last one of the 4 queries, and keys
+    # and values of the 10 words.
+    reads = 2 * 3 * 48 * (14 * (4 * 48 + 2 * 80) + 4 * (4 * 48 + 2 * 80) + 10 * 2 * 48)
     looks = 2 * 2 * (3 * 4) * 48 * 48 + 2 * 2 * 17 * 64 * 48  # keys and values: not three times
     assert parts["qformer"].products == reads + looks
-    assert parts["qformer"].scores == 2 * 2 * 48 * (2 * 3 * 14 * 14 + 3 * 4 * 17)
+    assert parts["qformer"].scores == 2 * 2 * 48 * (3 * 14 * 14 + 3 * 4 * 14 + 3 * 4 * 17)
     assert parts["projection"].products == 2 * 3 * 4 * 48 * 40
     wide = 2 * 40 * (4 * 32 + 3 * 72)  # one T5 layer a token
     crossing = 2 * 2 * 40 * 32 * (3 * 8 + 3 * 9)
