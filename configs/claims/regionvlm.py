@@ -14,8 +14,7 @@ Parts a to d are the paper's subjects; its numbers are of photographs and of a m
 parameters, and nothing here says that they are right or wrong. Part e asks what it takes for
 granted.
 
-`full` (default): 30 runs of as many steps as `tiny`, which took 29 to 39 minutes on a busy core:
-15 to 20 hours.
+`full` (default): 30 runs of as many steps as `tiny`, 23 minutes of two cores: 12 hours.
 `quick`: 18 runs of a smaller model on smaller images, 23 minutes of one core. It shows the table,
 and has too little training to settle most of it: one row of 22 held, none failed. That was seen
 before the points of a region were spread and `tiny` had its present layers, mixture and start.
@@ -32,7 +31,7 @@ LOCAL = {"coco_instances": 0.30, "refer": 0.60, "localized_narratives": 0.10}
 WHOLE = {"coco_captions": 0.5, "vqav2": 0.5}
 SHARE = 0.6  # of LOCAL
 RATIOS = (0.0, 0.3, 0.9, 1.0)
-K = 10  # as published; `tiny` by itself has its own
+K = 10  # as published
 POINTS = (1, 3, 20)  # what K is compared with
 OUTSIDE = (0.1, 0.2, 0.3)  # share of the points that lie outside the region
 JITTER = (0.1, 0.2, 0.4)  # by the square root of its area
