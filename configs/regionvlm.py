@@ -62,6 +62,8 @@ PROMPTS = {
     "choose": "Question: {text} Answer:",
     "justify": "Question: {text} Why?",
 }
+# In a vocabulary that holds nothing else, brackets tell nothing and are half of the text.
+BARE = {"left": 0, "right": 0}
 NARRATIVES = 692_738  # images with a narrative in Localized Narratives, an epoch of the paper
 
 
@@ -166,8 +168,9 @@ def base():
         "vit": dataclasses.asdict(tower),
         "qformer": dataclasses.asdict(former),
         "t5": dataclasses.asdict(dataclasses.replace(t5.PRESETS["flan-t5-base"], remat="matmuls")),
+        "words": BARE,
+        "max_point_tokens": 0,
     }
-    del config["model"]["words"]
     config["init_from"] = {
         "vit": {"path": "weights/clip"},
         "t5": {"path": "weights/flan-t5-base"},
@@ -226,8 +229,7 @@ def tiny():
                 "head_width": 32,
                 "mlp_width": 2 * width,
             },
-            # Of a vocabulary that holds nothing else, brackets tell nothing and cost half the text.
-            "words": {"left": 0, "right": 0},
+            "words": BARE,
         },
         "data": {
             "root": "runs/world_questions",

@@ -197,7 +197,7 @@ def bert(config, regions, length, encoded, name, parameters, inputs, predicted=0
         looks = c.depth // c.cross_every
         products += looks * 2 * 2 * c.width * (front * c.width + encoded * c.encoder_width)
         scores += looks * attention(front * encoded, c.heads, head_width)
-    if gathered:  # queries of attention, its output and the MLP, once, of the text
+    if gathered:  # without query, output and MLP of the text in one layer
         text = regions * length
         products -= layer(text, c.width, c.heads, 0, head_width, c.mlp_width, 2)
         scores -= attention(text * (c.queries + length), c.heads, head_width)

@@ -94,7 +94,10 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x, perturbation, mask, encoded):
-        """[B·R, S, D] → [B·R, S, D] and the probabilities of cross-attention [B, N, R, S, P]."""
+        """[B·R, S, D] → the same and the probabilities of cross-attention [B, N, R, S, P].
+
+        `brief` leaves [B·R, queries, D].
+        """
         c = self.config
         taken = x[:, : c.queries] if self.brief else x
         x = self._add("attention", taken, self._attend(taken, x, mask))
@@ -154,7 +157,10 @@ class Layer(nn.Module):
 
 
 class Group(nn.Module):
-    """The layers that repeat: [B·R, S, D] → the same, what each returns, and probabilities."""
+    """The layers that repeat: [B·R, S, D] → the same, what each returns, and probabilities.
+
+    `brief`: [B·R, queries, D] and nothing else, as the hidden states differ in length then.
+    """
 
     config: BertConfig
     dtype: jnp.dtype
@@ -169,7 +175,7 @@ class Group(nn.Module):
             x, seen = layer(x, perturbation, mask, encoded)
             hidden.append(x)
             probabilities = probabilities if seen is None else seen
-        return x, None if self.brief else (jnp.stack(hidden), probabilities)  # of one length
+        return x, None if self.brief else (jnp.stack(hidden), probabilities)
 
 
 class MaskedHead(nn.Module):
@@ -257,31 +263,31 @@ class Bert(nn.Module):
     def gathered(self, text=None, mask=None, encoded=None):
         """What the queries return, [B, R, queries, D]; arguments as those of `__call__`.
 
-        The same numbers for less work: in the last layer nothing is computed of the text but what
-        the queries read of it.
+        The same numbers for less work, but for the places of dropout: in the last layer nothing is
+        computed of the text but what the queries read of it.
         """
         c = self.config
         if text is None or self.is_initializing():
             return self(text, mask, encoded)[0][:, :, : c.queries]
         self._check(text, encoded)
         x, mask = self._embed(text, mask, text.shape[0])
-        count, groups = c.depth // len(c.kinds), self.layers.variables["params"]
-        rngs = None
+        count, keys = c.depth // len(c.kinds), None
         if self.has_rng("dropout"):
-            rngs = jax.random.split(self.make_rng("dropout"), count)
+            keys = jax.random.split(self.make_rng("dropout"), count)
+        groups = self.layers.variables["params"], keys
 
-        def run(x, group, brief=False):
-            params, rng = group
-            module = layers.rematerialised(Group, c.remat)(c, self.dtype, brief, parent=None)
-            rngs = {} if rng is None else {"dropout": rng}
+        def run(x, group, last=False):
+            params, key = group
+            block = layers.rematerialised(Group, c.remat, scanned=not last)
+            module = block(c, self.dtype, brief=last, parent=None)
+            rngs = {} if key is None else {"dropout": key}
             return module.apply({"params": params}, x, None, mask, encoded, rngs=rngs)[0], None
 
-        first, last = (
-            jax.tree.map(lambda part: part[which], (groups, rngs))  # noqa: B023
-            for which in (slice(-1), -1)
-        )
-        x, _ = jax.lax.scan(run, x, first, unroll=min(c.unroll, max(count - 1, 1)))
-        return run(x, last, brief=True)[0].reshape(*text.shape[:2], c.queries, -1)
+        if count > 1:
+            before = jax.tree.map(lambda stacked: stacked[:-1], groups)
+            x, _ = jax.lax.scan(run, x, before, unroll=c.unroll)
+        x, _ = run(x, jax.tree.map(lambda stacked: stacked[-1], groups), last=True)
+        return x.reshape(*text.shape[:2], c.queries, -1)
 
     def _check(self, text, encoded):
         c = self.config

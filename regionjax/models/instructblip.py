@@ -63,7 +63,7 @@ class InstructBlip(nn.Module):
         """Of an encoded image: [B, P, E] → [B, R, Q, D], R = 1 without instruction.
 
         Returns:
-          the soft prompts, and the intermediates of the Q-Former if they are kept, else {}.
+          the soft prompts, and the intermediates of the Q-Former, {} unless `keep_hidden`.
         """
         mask = None if instruction is None else instruction > 0
         queries, intermediates = self.config.qformer.queries, {}
@@ -90,7 +90,8 @@ class InstructBlip(nn.Module):
         Args:
           image: uint8 [B, H, W, 3]; instruction, prompt: see the class.
           tokens: decoder inputs i32 [B, R·W, T] (t5.shift_right), W in a row of the same region.
-          keep_hidden: whether the intermediates hold the hidden states of ViT and Q-Former.
+          keep_hidden: whether there are intermediates of the Q-Former, and those of the ViT hold
+            its hidden states.
 
         Returns:
           hidden [B, R·W, T, D], of which `logits` makes logits, and a dictionary: `features`

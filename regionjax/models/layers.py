@@ -42,11 +42,14 @@ def check_activation(name):
         raise ValueError(f"activation={name!r}{nearest(name, ACTIVATIONS)}")
 
 
-def rematerialised(block, remat):
-    """The Module class `block`, of which the backward pass keeps what `remat` says."""
+def rematerialised(block, remat, scanned=True):
+    """The Module class `block`, of which the backward pass keeps what `remat` says.
+
+    Outside a scan the compiler must be kept from finding that it has computed all of it before.
+    """
     if remat == "none":
         return block
-    return nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=False)
+    return nn.remat(block, policy=REMAT_POLICIES[remat], prevent_cse=not scanned)
 
 
 def stack(block, layers, remat, broadcast, unroll=1):

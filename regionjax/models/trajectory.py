@@ -1,7 +1,8 @@
 """A trajectory as words, made on the device: `[CLS] [ x y ] [ x y ] … [SEP]`, what RegionVLM reads.
 
 x and y are whole hundredths of the image's sides, cut off and not rounded. The same text on the
-host, for people and for comparison, is input_pipeline/trajectory_text.py.
+host, for people and for comparison, is input_pipeline/trajectory_text.py. A vocabulary of nothing
+else can do without the brackets.
 """
 
 import dataclasses
@@ -44,12 +45,12 @@ class TrajectoryWords:
         return (self.begin, self.end, *brackets, *self.numbers)
 
     @property
-    def point(self):
+    def point_pieces(self):
         """Word pieces of one point: [ x y ], or x y."""
         return 4 if self.left else 2
 
     @property
-    def first(self):
+    def first_xy(self):
         """Positions of the first point's x and y, behind [CLS]."""
         return (2, 3) if self.left else (1, 2)
 
@@ -189,7 +190,7 @@ def hundredths(x):
 
 def room(table, points, pieces=0):
     """How many word pieces a text of K points has: `pieces`, or all that K points need."""
-    return pieces or table.point * points + ENDS
+    return pieces or table.point_pieces * points + ENDS
 
 
 def words(table, points, whole, pieces=0):

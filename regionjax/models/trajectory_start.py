@@ -48,7 +48,7 @@ def ordered(table, embedding, positions):
     numbers = waves(np.arange(101) / 100, np.geomspace(0.125, 4, -(-width // 2)))[:, :width]
     embedding = embedding.at[jnp.array(table.numbers)].set(2 * 2**0.5 * spread * numbers)
     # The piece of a point that stands at each position; [CLS] has the first one to itself.
-    piece = np.arange(len(positions) - 1) % table.point + 1
+    piece = np.arange(len(positions) - 1) % table.point_pieces + 1
     same = jnp.concatenate([jnp.zeros((1, width)), 2 * positions[piece]])
     own = jnp.concatenate([positions[:1], 0.3 * positions[1:]])
     return embedding, same + own
@@ -71,9 +71,10 @@ def quiet(layers):
 
 
 def coordinates(table, embedding, positions, place):
-    """What a text can have where a point's pieces stand, and whether it is the wanted coordinate.
+    """Every word at every piece of a point, and whether that is the wanted coordinate.
 
-    Without brackets [SEP] stands where an x would; it says nothing of x, and must not be taken in.
+    It is more than a text has, but without brackets [SEP] does stand where an x would; it says
+    nothing of x, and must not be taken in.
 
     Args:
       embedding, positions: `ordered`.
@@ -85,7 +86,7 @@ def coordinates(table, embedding, positions, place):
     numbers = jnp.array(table.numbers)
     others = jnp.array([id for id in table.ids if id not in table.numbers])
     words, wanted = [embedding[numbers] + positions[place]], [jnp.ones(len(numbers))]
-    for piece in range(1, 1 + table.point):
+    for piece in range(1, 1 + table.point_pieces):
         rest = others if piece == place else jnp.concatenate([numbers, others])
         words.append(embedding[rest] + positions[piece])
         wanted.append(jnp.zeros(len(rest)))
@@ -123,7 +124,7 @@ def looking(table, former, patches, grid):
         layer[name] = layer[name] | {part: array.at[(0, *where)].set(value)}
 
     every = slice(None)
-    for head, place in enumerate(table.first):
+    for head, place in enumerate(table.first_xy):
         words = _normed(numbers + positions[place])
         role = _solved(*coordinates(table, embedding, positions, place))[:, 0]
         change("query", "kernel", (every, head), 0.0)

@@ -91,10 +91,10 @@ def _check(c, spec):
             f"config.model.words has id {max(c.words.ids)}, but "
             f"config.model.qformer.vocabulary = {c.qformer.vocabulary}"
         )
-    if c.max_point_tokens and c.max_point_tokens < trajectory.ENDS + c.words.point:
+    if c.max_point_tokens and c.max_point_tokens < trajectory.ENDS + c.words.point_pieces:
         raise ConfigError(
             f"config.model.max_point_tokens = {c.max_point_tokens} has no room for a point, "
-            f"which needs {trajectory.ENDS + c.words.point}"
+            f"which needs {trajectory.ENDS + c.words.point_pieces}"
         )
     if (tokens := c.point_tokens(spec.points)) > c.qformer.positions:
         raise ConfigError(

@@ -153,17 +153,24 @@ def test_what_queries_gather_is_what_all_layers_say_of_them(every, depth, remat,
 
 
 def test_gathering_leaves_the_text_out_of_the_last_layer():
-    """Text and its MLP are not there: nothing in the program is as large in the last layer."""
+    """What it spares, forward and backward: query, output and MLP of every word."""
     config, inputs = INPUTS["qformer"]
     config = dataclasses.replace(config, depth=2)  # one group: the layer behind the looking one
     variables = initialise(config, inputs)
-    flops = {
-        method: apply.lower(config, variables, *inputs, method=method).cost_analysis()["flops"]
-        for method in ("__call__", "gathered")
-    }
-    text, width, hidden = B * R * T, config.width, config.mlp_width
-    spared = 2 * text * (2 * width * width + 2 * width * hidden)
-    assert flops["__call__"] - flops["gathered"] > spared
+
+    def counted(gradient, whole):
+        def answer(variables):
+            method = "__call__" if whole else "gathered"
+            hidden = bert.Bert(config).apply(variables, *inputs, method=method)
+            return (hidden[0][:, :, : config.queries] if whole else hidden).sum()
+
+        function = jax.grad(answer) if gradient else answer
+        return jax.jit(function).lower(variables).cost_analysis()["flops"]
+
+    words, width, hidden = B * R * T, config.width, config.mlp_width
+    spared = 2 * words * (2 * width * width + 2 * width * hidden)
+    assert counted(False, True) - counted(False, False) > spared
+    assert counted(True, True) - counted(True, False) > 3 * spared
 
 
 @pytest.mark.parametrize("name", ["text", "qformer"])
@@ -190,6 +197,21 @@ def test_padding_is_not_seen():
     np.testing.assert_allclose(hidden[MASK], other[MASK], atol=1e-6)
 
 
+def random_numbers(function):
+    """How many numbers a program of a key draws."""
+
+    def drawn(jaxpr):
+        count = 0
+        for equation in jaxpr.eqns:
+            if equation.primitive.name == "random_bits":
+                count += int(np.prod(equation.outvars[0].aval.shape))
+            inner = map(drawn, jax.extend.core.jaxprs_in_params(equation.params))
+            count += equation.params.get("length", 1) * sum(inner)
+        return count
+
+    return drawn(jax.make_jaxpr(function)(jax.random.key(0)).jaxpr)
+
+
 def test_dropout_follows_its_rng():
     config, inputs = INPUTS["qformer"]
     variables = initialise(config, inputs)
@@ -202,6 +224,11 @@ def test_dropout_follows_its_rng():
     def drop_gathered(key):
         method = "gathered"
         return bert.Bert(config).apply(variables, *inputs, rngs={"dropout": key}, method=method)
+
+    spared = random_numbers(drop) - random_numbers(drop_gathered)
+    tokens = config.queries + T
+    # Of the text in the last layer: attention's weights, its output and that of the MLP.
+    assert spared == B * R * T * (config.heads * tokens + 2 * config.width)
 
     still, _ = apply(config, variables, *inputs)
     for dropped, kept in ((drop, still), (drop_gathered, still[:, :, : config.queries])):

@@ -34,7 +34,7 @@ def test_numbers_begin_in_order_and_positions_alike_for_each_piece_of_a_point(ta
     np.testing.assert_array_equal(after[others], words_before[others])
     # The second point's `x` stands where the first one's does, a point's pieces later.
     alike = unit(places) @ unit(places).T
-    same = (np.arange(41)[:, None] - np.arange(41)) % table.point == 0
+    same = (np.arange(41)[:, None] - np.arange(41)) % table.point_pieces == 0
     assert alike[1:, 1:][same].min() > 0.9 > 0.5 > np.abs(alike[1:, 1:][~same]).max()
     assert np.abs(alike[0, 1:]).max() < 0.5
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-from regionjax import tables
+from regionjax import lora, tables
 from regionjax.batch import BatchSpec
 from regionjax.config import ConfigError
 from regionjax.decode import GenerationConfig
@@ -321,6 +321,20 @@ def test_adapters_instead_of_a_frozen_t5():
     assert not any(path.startswith(("t5/", "vit/layers")) for path in trained)
     _, gradients = gradient_of(built)(params, make_batch())
     assert all(np.abs(g).max() > 0 for g in jax.tree.leaves(gradients["lora"]))
+
+
+def test_adapters_of_the_q_former_count_in_all_its_layers():
+    """Merged into the kernels they say the same, and both layers have their share of it."""
+    built = build(lora={"ranks": (("qformer/.*/(query|value)/", 2), (".*", 0)), "alpha": 4.0})
+    params, batch = parameters(built), make_batch()
+    got = jax.jit(built.predict["caption_nll"])(params, batch)
+    score = jax.jit(build().predict["caption_nll"])
+    close(got, score(lora.merge(params, 4.0), batch))
+    adapters = jax.tree.map(jnp.array, params["lora"])
+    for silenced in (slice(0, 1), slice(1, 2)):
+        fewer = jax.tree.map(lambda x, which=silenced: x.at[which].set(0), adapters)
+        other = score(lora.merge(params | {"lora": fewer}, 4.0), batch)
+        assert np.abs(other - got).max() > 1e-4
 
 
 def test_bfloat16_and_slices_of_the_vocabulary_stay_near(model):
