@@ -50,7 +50,7 @@ def all_prompts(changed):
       changed: {task: template}.
 
     Raises:
-      ValueError: a task that is not there, or a template with another placeholder than {text},
+      ValueError: a task that is not there, or a template with another field than {text},
         without it where the task needs it, or with it where it would give the answer away.
     """
     for task, template in changed.items():

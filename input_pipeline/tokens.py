@@ -188,7 +188,7 @@ def _read(directory):
     try:
         settings = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
         return Engine.from_file(str(file)), settings
-    except Exception as error:  # the tokenizers library raises nothing more special
+    except Exception as error:  # json's own; the tokenizers library raises bare Exceptions
         raise DataError(f"{file} cannot be read: {error}") from error
 
 

@@ -195,7 +195,7 @@ class Report:
 
     def _log(self, step, values):
         before, self._marks = self._marks, self._here()
-        regions, seconds = (now - then for now, then in zip(self._marks, before, strict=True))
+        regions, seconds = (b - a for a, b in zip(before, self._marks, strict=True))
         values["regions_per_second"] = regions / seconds
         values["bad_images"] = self._tally.count("bad_images")
         values["long_texts"] = self._tally.count("long_texts")

@@ -166,7 +166,7 @@ def _opened(directory, split, given):
     directory = pathlib.Path(directory)
     try:
         builder = tfds.builder_from_directory(directory)
-    except Exception as error:  # whatever its parsers raise
+    except Exception as error:  # json, protobuf and TFDS each raise their own
         raise DataError(f"{directory} is no TFDS dataset: {error!r}") from error
     if split not in builder.info.splits:
         known = sorted(builder.info.splits)
@@ -175,7 +175,7 @@ def _opened(directory, split, given):
     try:
         decoders = tfds_features.as_stored(builder.info.features)
         examples = builder.as_data_source(split, decoders=decoders)
-    except NotImplementedError as error:
+    except NotImplementedError as error:  # TFDS's, of files without random access
         stored = builder.info.file_format.value
         raise DataError(
             f"{directory} was prepared as {stored}; prepare it with file_format='array_record'"

@@ -9,9 +9,11 @@ import pytest
 from input_pipeline.trajectory_text import REGIONVLM
 from regionjax import config as configs
 from regionjax import tables
+from regionjax.batch import BatchSpec
 from regionjax.config import ConfigError, build
 from regionjax.evaluators.settings import EvaluateConfig
 from regionjax.plan import make_program
+from regionjax.systems import system as systems
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs/regionvlm.py"
 
@@ -62,6 +64,22 @@ def test_evaluation_settings_are_known(made):
     settings = build(EvaluateConfig, config.evaluate, "config.evaluate")
     assert settings.point_samplings == 5
     assert settings.proposals.rule == {"parity": "parity", "tiny": "all"}.get(arg, "sensible")
+
+
+def test_what_the_config_says_of_regions_that_share_an_image():
+    program = make_program(configs.load(f"{CONFIG}:xl"), jax.devices()[:1])
+
+    def cost(regions):  # of training on one image
+        config = configs.load(f"{CONFIG}:xl")
+        config.batch.regions = regions
+        work = systems.build(config, build(BatchSpec, config.batch, "config.batch")).flops()
+        return sum(work.training(program.state.params, program.optimizer.frozen).values())
+
+    assert cost(1) / (cost(8) / 8) == pytest.approx(2.7, abs=0.05)
+    # 40 % of the answers are the only one of their image, which has R slots all the same.
+    for regions, said in ((2, 0.90), (8, 1.4)):
+        found = (0.6 / regions + 0.4) * cost(regions) / cost(1)
+        assert found == pytest.approx(said, abs=0.01)
 
 
 def test_the_released_text_and_the_right_one():

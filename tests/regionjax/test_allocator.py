@@ -24,7 +24,7 @@ print(faults() - before)
 """
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is what is asked")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="mallopt is a function of glibc")
 def test_steps_take_the_pages_that_steps_before_them_freed():
     faults = {}
     for way in ("keep", "give back"):
