@@ -43,7 +43,9 @@ class DataConfig:
     # Names, expressions, narrations and captions are learnt and scored as BLIP's caption processor
     # makes them: lower case, without . ! " ( ) * # : ; ~ and of at most 50 words.
     normalize_text: bool = False
-    leave_out: tuple[str, ...] = ()  # tasks that are not trained, such as "locate"
+    # {task: weight}; 1 where none is given. A record with more to ask than there are slots is asked
+    # with chances in these proportions; what has weight 0 is never trained.
+    task_weights: dict[str, float] = dataclasses.field(default_factory=dict)
     as_mask: float = 0.6  # how often a region that has a mask is shown as that mask, …
     as_box: float = 0.2  # … as its bounding box, …
     as_points: float = 0.2  # … as a few points in it, …
@@ -82,11 +84,14 @@ class DataConfig:
                 expected = " or ".join(map(repr, values))
                 raise ValueError(f"{name} = {getattr(self, name)!r}; expected {expected}")
         object.__setattr__(self, "prompts", tasks.all_prompts(self.prompts))
-        for task in self.leave_out:
+        for task, weight in self.task_weights.items():
+            where = f"task_weights[{task!r}]"
             if task not in tasks.ALL:
-                raise ValueError(f"leave_out: {task!r} is no task{nearest(task, tasks.ALL)}")
-        if self.leave_out and self.mixture_by == "regions":
-            raise ValueError("leave_out: what it leaves of a record is not counted by regions")
+                raise ValueError(f"{where} is the weight of no task{nearest(task, tasks.ALL)}")
+            if not 0 <= weight < float("inf"):
+                raise ValueError(f"{where} = {weight!r}; a weight is a number from 0 up")
+        if 0 in self.task_weights.values() and self.mixture_by == "regions":
+            raise ValueError("task_weights: what 0 leaves of a record is not counted by regions")
         ways = ("as_mask", "as_box", "as_points", "as_part", "as_more", "as_nothing")
         shares = tuple(getattr(self, way) for way in ways)
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:

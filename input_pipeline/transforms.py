@@ -118,7 +118,8 @@ class Drawn:
 class EncodeExample(MapWithIndex):
     """Record bytes and their place in the training stream to a row of the batch.
 
-    The tasks that a record's annotations allow are shuffled; those that fit fill the slots.
+    The tasks that a record's annotations allow are drawn by their weights; those that fit fill the
+    slots.
     """
 
     spec: BatchSpec
@@ -190,14 +191,18 @@ class EncodeExample(MapWithIndex):
           (list of (task, annotation, region shown, what it is of the annotation's), their Segments,
           how many texts were left out because they are too long)
         """
+        weights = self.data.task_weights
         candidates = [
             (annotation, task)
             for annotation in record.annotations
             for task in tasks.tasks_of(annotation)
-            if task not in self.data.leave_out
+            if weights.get(task, 1)
         ]
+        # Whoever arrives first at rates of these weights: drawn without replacement.
+        arrival = rng.exponential(size=len(candidates))
+        arrival /= [weights.get(task, 1) for _, task in candidates]
         chosen, segments, left_out = [], [], 0
-        for place in rng.permutation(len(candidates)).tolist():
+        for place in np.argsort(arrival).tolist():
             if len(chosen) == self.spec.regions:
                 break
             annotation, task = candidates[place]

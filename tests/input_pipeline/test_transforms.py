@@ -149,15 +149,38 @@ def test_prompts_are_settings(record, tokenizer):
     assert prompts == {"describe", "narrate refer", "narrate", "", "locate the red box"}
 
 
-def test_tasks_may_be_left_out(record, tokenizer):
-    encode = encoder(tokenizer, leave_out=("locate", "caption"))
+def test_tasks_of_weight_0_are_not_trained(record, tokenizer):
+    encode = encoder(tokenizer, task_weights={"locate": 0, "caption": 0})
     for index in range(20):
         segments = encode.draw(record, example_rng(0, index)).segments
         assert {segment.prompt for segment in segments} == {"describe", "refer", "narrate"}
-    with pytest.raises(ValueError, match="'refr' is no task; did you mean `refer`"):
-        DataConfig("", {"coco": 1.0}, leave_out=("refr",))
+
+
+def test_tasks_take_slots_by_their_weights(record, tokenizer):
+    """The first slot is a task's with the chance of its weight among all; no text comes twice."""
+    weights = {"refer": 3.0, "locate": 0.5}
+    encode = encoder(tokenizer, task_weights=weights)
+    drawn = [encode.draw(record, example_rng(5, index)).segments for index in range(3000)]
+    asked = [task for a in record.annotations for task in tasks.tasks_of(a)]
+    total = sum(weights.get(task, 1) for task in asked)
+    first = collections.Counter(segments[0].prompt.split(" ")[0] for segments in drawn)
+    for task in set(asked):
+        expected = asked.count(task) * weights.get(task, 1) / total
+        word = tasks.PROMPTS[task].split(" ")[0]
+        error = (expected * (1 - expected) / len(drawn)) ** 0.5
+        assert abs(first[word] / len(drawn) - expected) < 4 * error, task
+    for segments in drawn:
+        said = [(segment.prompt, segment.target) for segment in segments]
+        assert len(said) == len(set(said)) == min(SPEC.regions, len(asked))
+
+
+def test_bad_weights_of_tasks():
+    with pytest.raises(ValueError, match=r"\['refr'\] is the weight of no task; did you mean `refer`"):
+        DataConfig("", {"coco": 1.0}, task_weights={"refr": 0.0})
+    with pytest.raises(ValueError, match=r"\['refer'\] = -1; a weight is a number from 0 up"):
+        DataConfig("", {"coco": 1.0}, task_weights={"refer": -1})
     with pytest.raises(ValueError, match="not counted by regions"):
-        DataConfig("", {"coco": 1.0}, leave_out=("locate",), mixture_by="regions")
+        DataConfig("", {"coco": 1.0}, task_weights={"locate": 0}, mixture_by="regions")
 
 
 def test_locating_never_shows_the_answer(record, tokenizer):
