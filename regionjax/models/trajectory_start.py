@@ -99,8 +99,9 @@ def looking(table, former, patches, grid):
     In the first layer, one head of self-attention gathers what x is on average, a second one what y
     is, and the heads of cross-attention compare that with where each patch lies, each of them
     `REACH` away in a direction of its own, so that together they see how a thing is laid out. They
-    look softly, so that what they see follows the points from patch to patch and does not jump. All
-    other heads and layers stay as they are, but `quiet`.
+    look softly, so that what they see follows the points from patch to patch and does not jump.
+    Where there are no points, they look at everything alike. All other heads and layers stay as
+    they are, but `quiet`.
 
     Args:
       table: TrajectoryWords.
@@ -118,14 +119,20 @@ def looking(table, former, patches, grid):
     size = 2 * (size // 2)
     hundredths = np.arange(101) / 100 + 0.005  # whole ones were cut off
     numbers, said = embedding[jnp.array(table.numbers)], waves(hundredths, lengths)
+    said = np.concatenate([said, np.zeros((2 + len(former["query_tokens"]), size))])
 
     def change(name, part, where, value):
         array = layer[name][part]
         layer[name] = layer[name] | {part: array.at[(0, *where)].set(value)}
 
+    # A text without points names no place: [CLS], [SEP] behind it and the queries say nothing.
+    ends = embedding[jnp.array([table.begin, table.end])] + positions[:2]
+    near = slice(2 * size)  # of a query's entries; there the place will stand
+    queries = former["query_tokens"].at[:, near].set(0.0)
+    silent = _normed(jnp.concatenate([ends, queries]))
     every = slice(None)
     for head, place in enumerate(table.first_xy):
-        words = _normed(numbers + positions[place])
+        words = jnp.concatenate([_normed(numbers + positions[place]), silent])
         role = _solved(*coordinates(table, embedding, positions, place))[:, 0]
         change("query", "kernel", (every, head), 0.0)
         change("query", "bias", (head, 0), SELF_LOGIT * layer["query"]["kernel"].shape[-1] ** 0.5)
@@ -140,7 +147,6 @@ def looking(table, former, patches, grid):
     both = np.concatenate([np.tile(line, (grid, 1)), np.repeat(line, grid, axis=0)], axis=1)
     places = _solved(patches, both)
     heads = layer["cross_query"]["kernel"].shape[-2]
-    near = slice(2 * size)
     for head in range(heads):
         turn = np.zeros((2 * size, 2 * size))
         angle = 2 * np.pi * (head + 0.5) / heads
@@ -151,8 +157,8 @@ def looking(table, former, patches, grid):
         change("cross_query", "kernel", (near, head, near), CROSS_GAIN * turn)
         change("cross_key", "kernel", (every, head, near), places)
     change("cross_out", "kernel", (every,), former["layers"]["cross"]["cross_out"]["kernel"][0])
-    start = {"embedding": embedding, "position_embedding": positions, "layers": layers}
-    return former | start
+    start = {"embedding": embedding, "position_embedding": positions, "query_tokens": queries}
+    return former | start | {"layers": layers}
 
 
 def _normed(x):

@@ -86,6 +86,19 @@ def test_queries_look_at_the_patches_under_the_points(table):
     assert around.mean() < 0.12 < 0.25 < looks(before)[1].mean()
 
 
+@pytest.mark.parametrize("table", BRACKETS)
+def test_queries_look_at_everything_where_there_are_no_points(table):
+    former, _, after, said, _, seen = untrained(table)
+
+    def spread(said):
+        """How many of 64 patches each head sees, from every region and query: [B, N, R, Q]."""
+        looks = former.apply({"params": after}, said, said > 0, seen)[1]["probabilities"][0]
+        return np.exp(-(looks * np.log(looks)).sum(-1))
+
+    whole = trajectory.words(table, jnp.zeros((3, 1, 10, 2)), np.ones((3, 1), bool))
+    assert spread(whole).min() > 0.8 * 64 > 16 > spread(said).max()
+
+
 def test_what_lies_under_the_points_reaches_the_last_layer():
     """Most of what changes the first query's output is where the points are: 9 patches of 64."""
     grid = 8
