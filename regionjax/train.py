@@ -8,6 +8,7 @@ repeats nor leaves out one. `step` means steps completed.
 import contextlib
 import gc
 import pathlib
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 from jax.experimental import multihost_utils
@@ -129,6 +130,26 @@ def train(config, folder, *, build_system=systems.build, open_input=open_input, 
             log.info("%s is trained already: step %d of %d", folder, start, run.steps)
             return
 
+        # ---- step ----------------------------------------------------------------------------
+        # Ahead, so that the first step takes no longer than the others; and beside what follows,
+        # since a compiler waits for no file.
+        lowered = lower_train_step(
+            make_train_step(
+                system,
+                optimizer,
+                settings.losses,
+                seed=seed,
+                microbatches=run.microbatches,
+                shardings=places,
+            ),
+            sharding.placed(shapes, places),
+            {
+                name: jax.ShapeDtypeStruct(field.shape, field.dtype, sharding=batch_place)
+                for name, field in spec.abstract(run.batch_size).items()
+            },
+        )
+        compiling = stack.enter_context(ThreadPoolExecutor(1)).submit(lowered.compile)
+
         # ---- input ---------------------------------------------------------------------------
         batches = open_input(
             settings.data,
@@ -155,25 +176,8 @@ def train(config, folder, *, build_system=systems.build, open_input=open_input, 
             state, position = checkpoint.load(folder / "checkpoints", saved, placed)
             batches.set_state(position)
 
-        # ---- step ----------------------------------------------------------------------------
-        # Compiled ahead, so that the first step takes no longer than the others.
-        train_step = lower_train_step(
-            make_train_step(
-                system,
-                optimizer,
-                settings.losses,
-                seed=seed,
-                microbatches=run.microbatches,
-                shardings=places,
-            ),
-            sharding.placed(shapes, places),
-            {
-                name: jax.ShapeDtypeStruct(field.shape, field.dtype, sharding=batch_place)
-                for name, field in spec.abstract(run.batch_size).items()
-            },
-        ).compile()
-
         # ---- loop ----------------------------------------------------------------------------
+        train_step = compiling.result()
         report = Report(folder if chief else None, run, start, tally)
         stack.callback(report.close)
         stop = stack.enter_context(listening())  # until here there was nothing to save
