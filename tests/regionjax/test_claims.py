@@ -194,6 +194,18 @@ def test_the_claims_of_regionvlm(arg, count, tmp_path):
     assert used >= {"base", "hidden", "shuffled", "local_0", "local_100", "points_1"}
 
 
+def test_the_claims_of_tiny_are_about_tiny_as_it_is(tmp_path):
+    config = configs.load(f"{CONFIG}:tiny")
+    runs = study.runs_of(config, settings.read(config.claims), tmp_path)
+    names = [f"{variant}-seed{seed}" for seed in range(3) for variant in ("base", "hidden")]
+    assert [run.folder.name for run in runs] == names
+    tiny = configs.load(f"{CONFIG.parents[1] / 'regionvlm.py'}:tiny").to_dict()
+    tiny["data"]["root"] = ""  # the study's own folder
+    for run in runs:
+        hidden = {"show_regions": "hidden" if run.variant == "hidden" else "as_is"}
+        assert run.config == tiny | {"seed": run.seed, "data": tiny["data"] | hidden}
+
+
 def test_a_config_is_not_a_claim():
     with pytest.raises(ConfigError, match="regionvlm.py:quik; did you mean `quick`"):
         configs.load(f"{CONFIG}:quik")
