@@ -175,7 +175,8 @@ def test_tasks_take_slots_by_their_weights(record, tokenizer):
 
 
 def test_bad_weights_of_tasks():
-    with pytest.raises(ValueError, match=r"\['refr'\] is the weight of no task; did you mean `refer`"):
+    no_task = r"\['refr'\] is the weight of no task; did you mean `refer`"
+    with pytest.raises(ValueError, match=no_task):
         DataConfig("", {"coco": 1.0}, task_weights={"refr": 0.0})
     with pytest.raises(ValueError, match=r"\['refer'\] = -1; a weight is a number from 0 up"):
         DataConfig("", {"coco": 1.0}, task_weights={"refer": -1})
