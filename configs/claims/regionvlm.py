@@ -56,18 +56,25 @@ def mixture(local):
     return {name: round(share, 6) for name, share in shares.items()}
 
 
-def tiny():
-    """`tiny`, and the same with every region hidden."""
+def compared():
+    """`tiny` of configs/regionvlm.py, which all runs are like."""
     config = load(f"{REGIONVLM}:tiny").to_dict()
     config["data"] |= {"root": "", "show_regions": "as_is"}  # "": the world is in the workdir
+    return config
+
+
+def tiny():
+    """`tiny`, and the same with every region hidden."""
+    config = compared()
     variants = {"base": {"says": "as it is", "changes": {}}, "hidden": HIDDEN}
+    config["evaluate"]["max_images"] = config["data"]["world"]["test"]
     config["claims"] = section(variants, {"a": (*PART_A, {})})
     return config
 
 
 def full():
     """Everything, with the size and the number of steps of `tiny`."""
-    config = tiny()
+    config = compared()
     config["batch"]["points"] = K
     config["data"] |= {"mixture": mixture(SHARE), "task_weights": {"locate": 0.0}}
     config["claims"] = claims(RATIOS, POINTS, OUTSIDE, JITTER)
