@@ -6,9 +6,11 @@ IMAGES/train2014/COCO_train2014_….jpg; RefCLEF's are IMAGES and the `file_name
 
 Splits are those in the pickle, by REFER's own rule: `testA` is every reference whose split is a
 test with an A in it (testA, testAB), `test` is every test. Each sentence of a reference is an
-`expression`; its region is the union of the object's outlines. The pickle is read without running
-code from it. Where a data set was published with other numbers of references and images than the
-files have, the difference is counted.
+`expression`; its region is the union of the object's outlines. `sentences` says how it is read:
+`sent` in lower case without marks, as most report it; `raw` as it was typed, which RegionVLM's
+authors score after a normaliser of their own (data.normalize_text). The pickle is read without
+running code from it. Where a data set was published with other numbers of references and images
+than the files have, the difference is counted.
 """
 
 import dataclasses
@@ -20,6 +22,7 @@ from input_pipeline.records import Annotation, Record
 from input_pipeline.sources.annotation_files import ID, existing, field, read_pickle
 from input_pipeline.sources.coco import add_image, instance_region, read_coco_image
 from input_pipeline.sources.json_entries import Places, entries_of
+from input_pipeline.sources.named_files import check_option
 from input_pipeline.sources.source import PUBLISHED, Item
 
 
@@ -42,12 +45,16 @@ class Refer:
 
     annotations: pathlib.Path
     images: pathlib.Path
+    sentences: str = "sent"
     name = "refer"
     folder = "world"  # below `refer`, in the usual layout
     photographs = "."
     split_by = "unc"
     published = {}  # split: (references, images)
     licence = "REFER: see the owners' pages; COCO's photographs under their own Flickr licences"
+
+    def __post_init__(self):
+        check_option(self.sentences, ("sent", "raw"), "sentences")
 
     def files(self, split):
         """Annotation files; the same for every split."""
@@ -134,7 +141,7 @@ class Refer:
             region = regions[entry["id"]]
             where = f"{item.file_name}: reference {reference.get('ref_id')}"
             for sentence in field(reference, "sentences", where, list):
-                text = " ".join(field(sentence, "sent", where, str).split())
+                text = " ".join(field(sentence, self.sentences, where, str).split())
                 identifier = str(field(sentence, "sent_id", where))
                 if region is None:
                     tally["expressions_without_region"] += 1

@@ -1,6 +1,7 @@
 """REFER: its splits, its data sets' layouts, and pickles that are not trusted."""
 
 import collections
+import dataclasses
 import json
 import os
 import pickle
@@ -73,6 +74,14 @@ def test_expressions_share_the_object_of_coco(folder):
     assert len(read(below(folder), "val")[0]) == 4
     with pytest.raises(DataError, match=r"no split test; it has \['train', 'val'\]"):
         read(below(folder), "test")
+
+
+def test_expressions_as_they_were_typed(folder):
+    records, tally = read(dataclasses.replace(below(folder), sentences="raw"))
+    assert len(records) == 12 and not tally
+    assert {tuple(a.text for a in r.annotations) for r in records} == {("The red one", "red box")}
+    with pytest.raises(DataError, match="sentences"):
+        dataclasses.replace(below(folder), sentences="typed")
 
 
 def test_splits_go_by_their_letters(own_folder):
