@@ -89,12 +89,18 @@ def _digest(paths):
 
 def options_of(source):
     """{option: value} of a source: its fields besides the places and its name."""
-    fields = (field.name for field in dataclasses.fields(source))
-    return {
-        name: getattr(source, name)
-        for name in fields
-        if name not in ("annotations", "images", "name")
-    }
+    return {field.name: getattr(source, field.name) for field in _options(source)}
+
+
+def with_defaults(inputs, source):
+    """Inputs that were noted before the source had all its options: those had their defaults."""
+    defaults = {field.name: field.default for field in _options(source)}
+    return inputs | {"options": defaults | inputs["options"]}
+
+
+def _options(source):
+    fields = dataclasses.fields(source)
+    return [field for field in fields if field.name not in ("annotations", "images", "name")]
 
 
 def make_record(plan, item, proposals, tally):

@@ -34,7 +34,7 @@ from input_pipeline.parts import (
     read_facts,
     write_json,
 )
-from input_pipeline.plan import make_record
+from input_pipeline.plan import make_record, with_defaults
 from input_pipeline.records import write_shard
 from input_pipeline.sources.source import told_apart
 
@@ -71,7 +71,7 @@ def prepare_part(plan, directory, workers, progress=True):
     facts = read_facts(directory)["parts"].get(plan.key) if finished else None
     if facts is None:
         facts = _write_part(plan, directory, inputs, workers, progress)
-    elif differ := differences(facts["inputs"], inputs):
+    elif differ := differences(with_defaults(facts["inputs"], plan.source), inputs):
         raise DataError(
             f"{directory}: {plan.key} was prepared from other inputs ({differ}); delete the folder "
             "or prepare into another one"

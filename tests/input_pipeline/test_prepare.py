@@ -220,6 +220,25 @@ def test_other_inputs_are_refused(own_folder, tmp_path):
     assert {n: b for n, (b, _) in after.items()} == {n: b for n, (b, _) in before.items()}
 
 
+def test_an_option_that_was_not_known_had_its_default(own_folder, tmp_path):
+    """What was prepared before its source learnt an option is taken as it is."""
+    data = config(own_folder, eval_split="train", mixture={"refer": 1.0})
+    ensure(data, tmp_path)
+
+    def note(options):
+        """As an earlier version would have noted it, here and in the run's texts."""
+        for name in ("dataset.json", "texts.json"):
+            noted = json.loads((tmp_path / name).read_text())
+            noted["parts"]["refer-train"]["inputs"]["options"] = options
+            (tmp_path / name).write_text(json.dumps(noted))
+
+    note({})
+    ensure(data, tmp_path)
+    note({"sentences": "raw"})
+    with pytest.raises(DataError, match="sentences: 'raw' → 'sent'"):
+        ensure(data, tmp_path)
+
+
 def test_a_mixture_may_grow(own_folder, tmp_path):
     one = config(own_folder, eval_split="train", mixture={"coco": 1.0})
     ensure(one, tmp_path / "run")
