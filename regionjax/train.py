@@ -131,8 +131,10 @@ def train(config, folder, *, build_system=systems.build, open_input=open_input, 
             return
 
         # ---- step ----------------------------------------------------------------------------
-        # Ahead, so that the first step takes no longer than the others; and beside what follows,
-        # since a compiler waits for no file.
+        # Compiled ahead, so that the first step takes no longer than the others; in a thread, as
+        # it needs nothing but shapes. An error in what follows does not wait for it.
+        compiler = ThreadPoolExecutor(1)
+        stack.callback(compiler.shutdown, wait=False)
         lowered = lower_train_step(
             make_train_step(
                 system,
@@ -148,7 +150,8 @@ def train(config, folder, *, build_system=systems.build, open_input=open_input, 
                 for name, field in spec.abstract(run.batch_size).items()
             },
         )
-        compiling = stack.enter_context(ThreadPoolExecutor(1)).submit(lowered.compile)
+        compiling = compiler.submit(lowered.compile)
+        del lowered
 
         # ---- input ---------------------------------------------------------------------------
         batches = open_input(

@@ -3,13 +3,15 @@
 import functools
 import json
 import math
+import threading
 
 import jax
 import numpy as np
 import pytest
 import toy
 
-from regionjax import metrics, sharding, step
+from input_pipeline.errors import DataError
+from regionjax import metrics, sharding, step, train
 from regionjax.batch import BatchSpec
 from regionjax.config import ConfigError, build
 from regionjax.mesh import MeshConfig, make_mesh
@@ -161,6 +163,66 @@ def test_run_leaves_its_numbers_behind(tmp_path):
     log = (tmp_path / "run" / "log.txt").read_text()
     assert "params/words/kernel" in log
     assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 7
+
+
+class Slow:
+    """In place of a lowered step: compiles when the input is being prepared, or not at all."""
+
+    preparing, compiled = threading.Event(), threading.Event()
+
+    def __init__(self, lowered):
+        self.lowered = lowered
+
+    def compile(self):
+        assert self.preparing.wait(60)
+        self.compiled.set()
+        return self.lowered.compile()
+
+
+def test_the_step_is_compiled_while_the_input_is_prepared(tmp_path, monkeypatch):
+    lower = train.lower_train_step
+    monkeypatch.setattr(train, "lower_train_step", lambda *given: Slow(lower(*given)))
+
+    def open_input(*given, **named):
+        Slow.preparing.set()
+        assert Slow.compiled.wait(60)  # in this order, or never
+        return toy.open_input(*given, **named)
+
+    config = toy.config(**{"train.steps": 1})
+    train.train(config, tmp_path / "run", build_system=toy.build_system, open_input=open_input)
+    assert [entry["step"] for entry in metrics.read(tmp_path / "run")] == [1]
+
+
+def test_whoever_fails_first_is_heard(tmp_path, monkeypatch):
+    """An error of the input does not wait for the compiler, and one of the compiler is raised."""
+    compiling, opened = threading.Event(), []
+
+    class Failing:
+        def compile(self):
+            compiling.wait(60)
+            raise MemoryError("no room for this program")
+
+    monkeypatch.setattr(train, "lower_train_step", lambda *given: Failing())
+
+    def no_input(*given, **named):
+        raise DataError("no such folder")
+
+    class Closing(toy.Input):
+        def close(self):
+            opened.remove(self)
+
+    def open_input(data, spec, directory, *, seed, batch_size, vocabulary):
+        opened.append(Closing(spec, seed, batch_size))
+        compiling.set()
+        return opened[-1]
+
+    run = functools.partial(train.train, toy.config(), build_system=toy.build_system)
+    with pytest.raises(DataError, match="no such folder"):
+        run(tmp_path / "first", open_input=no_input)
+    assert not compiling.is_set()
+    with pytest.raises(MemoryError, match="no room for this program"):
+        run(tmp_path / "second", open_input=open_input)
+    assert not opened
 
 
 @pytest.mark.parametrize(
