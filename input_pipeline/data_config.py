@@ -43,8 +43,8 @@ class DataConfig:
     # Names, expressions, narrations and captions are learnt and scored as BLIP's caption processor
     # makes them: lower case, without . ! " ( ) * # : ; ~ and of at most 50 words.
     normalize_text: bool = False
-    # {task: weight}; 1 where none is given. A record with more to ask than there are slots is asked
-    # with chances in these proportions; what has weight 0 is never trained.
+    # {task: weight}; 1 where none is given. Where a record has more to ask than there are slots,
+    # each thing to ask competes with its task's weight; what has weight 0 is never trained.
     task_weights: dict[str, float] = dataclasses.field(default_factory=dict)
     as_mask: float = 0.6  # how often a region that has a mask is shown as that mask, …
     as_box: float = 0.2  # … as its bounding box, …
@@ -70,7 +70,7 @@ class DataConfig:
         if not self.mixture:
             raise ValueError("mixture is empty; name at least one source, such as {'coco': 1.0}")
         for name, weight in self.mixture.items():
-            if not 0 <= weight < float("inf"):
+            if not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
                 raise ValueError(f"mixture[{name!r}] = {weight!r}; a weight is a number from 0 up")
         if not any(self.mixture.values()):
             raise ValueError(f"mixture = {self.mixture}: every weight is 0")
@@ -88,8 +88,10 @@ class DataConfig:
             where = f"task_weights[{task!r}]"
             if task not in tasks.ALL:
                 raise ValueError(f"{where} is the weight of no task{nearest(task, tasks.ALL)}")
-            if not 0 <= weight < float("inf"):
+            if not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
                 raise ValueError(f"{where} = {weight!r}; a weight is a number from 0 up")
+        if not any(self.task_weights.get(task, 1) for task in tasks.ALL):
+            raise ValueError("task_weights: every weight is 0, nothing is left to train")
         if 0 in self.task_weights.values() and self.mixture_by == "regions":
             raise ValueError("task_weights: what 0 leaves of a record is not counted by regions")
         ways = ("as_mask", "as_box", "as_points", "as_part", "as_more", "as_nothing")

@@ -157,7 +157,9 @@ def test_tasks_of_weight_0_are_not_trained(record, tokenizer):
 
 
 def test_tasks_take_slots_by_their_weights(record, tokenizer):
-    """The first slot is a task's with the chance of its weight among all; no text comes twice."""
+    """The first slot is a thing's with the chance of its task's weight; nothing comes twice."""
+    second = Annotation("expression", "red box", "5", record.annotations[1].region)
+    record = dataclasses.replace(record, annotations=[*record.annotations, second])
     weights = {"refer": 3.0, "locate": 0.5}
     encode = encoder(tokenizer, task_weights=weights)
     drawn = [encode.draw(record, example_rng(5, index)).segments for index in range(3000)]
@@ -180,6 +182,10 @@ def test_bad_weights_of_tasks():
         DataConfig("", {"coco": 1.0}, task_weights={"refr": 0.0})
     with pytest.raises(ValueError, match=r"\['refer'\] = -1; a weight is a number from 0 up"):
         DataConfig("", {"coco": 1.0}, task_weights={"refer": -1})
+    with pytest.raises(ValueError, match="= 'much'; a weight is a number"):
+        DataConfig("", {"coco": 1.0}, task_weights={"refer": "much"})
+    with pytest.raises(ValueError, match="every weight is 0"):
+        DataConfig("", {"coco": 1.0}, task_weights=dict.fromkeys(tasks.ALL, 0))
     with pytest.raises(ValueError, match="not counted by regions"):
         DataConfig("", {"coco": 1.0}, task_weights={"locate": 0}, mixture_by="regions")
 
