@@ -13,17 +13,23 @@ Q-Former has been trained from). Data: whatever was prepared under the names of 
         --out prepared/regionvlm --split train
     python -m input_pipeline.prepare coco_karpathy --annotations A --images I \\
         --out prepared/regionvlm --split train --split val
-    python -m input_pipeline.prepare refcoco_unc --annotations A --images I \\
+
+60 % of all answers are regions' (mixture_by="regions"), 36 % captions of web images, 4 % of COCO's;
+the ratio, the sources, and K (batch.points) are plain values, and so is data.normalize_text: what
+is learnt and scored is lower case with little punctuation, as the released code has it. Hardware: 8
+chips of v6e or 8 GPUs of 80 GB; what a step needs is told by `--mode plan --topology v6e:2x4`. Two
+regions share an image. More do where captions are few: by count, eight of one image cost 2.7 times
+less a region than one, but a web image with its one caption fills one slot of eight. With 40 % of
+the answers on such images, a region costs 0.90 at R = 2 of what it costs at R = 1, and 1.4 at
+R = 8.
+
+Referring segmentation is scored on what was prepared first, so that its photographs can be left out
+of the others (`--exclude_images prepared:refcoco_unc-val`),
+
+    python -m input_pipeline.prepare refcoco_unc --annotations A --images I --proposals MASKS \\
         --out prepared/regionvlm --split val --set sentences=raw
 
-(the last is evaluated alone: it stands in data.mixture with weight 0). 60 % of all answers are
-regions' (mixture_by="regions"), 36 % captions of web images, 4 % of COCO's; the ratio, the sources,
-and K (batch.points) are plain values, and so is data.normalize_text: what is learnt and scored is
-lower case with little punctuation, as the released code has it. Hardware: 8 chips of v6e or 8 GPUs
-of 80 GB; what a step needs is told by `--mode plan --topology v6e:2x4`. Two regions share an image.
-More do where captions are few: by count, eight of one image cost 2.7 times less a region than one,
-but a web image with its one caption fills one slot of eight. With 40 % of the answers on such
-images, a region costs 0.90 at R = 2 of what it costs at R = 1, and 1.4 at R = 8.
+and stands in the mixture with weight 0: `--config.data.mixture.refcoco_unc=0.0`.
 
 `parity`: the same bug for bug. One region an image, 32 word pieces (seven points and a half of
 ten), proposals filtered as published, the answer to multiple choice as a generated digit.

@@ -100,8 +100,8 @@ def looking(table, former, patches, grid):
     is, and the heads of cross-attention compare that with where each patch lies, each of them
     `REACH` away in a direction of its own, so that together they see how a thing is laid out. They
     look softly, so that what they see follows the points from patch to patch and does not jump.
-    Where there are no points, they look at everything alike. All other heads and layers stay as
-    they are, but `quiet`.
+    Where there are no points, they look at everything alike; for this the entries of a query that
+    hold a place start at 0. All other heads and layers stay as they are, but `quiet`.
 
     Args:
       table: TrajectoryWords.
@@ -119,7 +119,6 @@ def looking(table, former, patches, grid):
     size = 2 * (size // 2)
     hundredths = np.arange(101) / 100 + 0.005  # whole ones were cut off
     numbers, said = embedding[jnp.array(table.numbers)], waves(hundredths, lengths)
-    said = np.concatenate([said, np.zeros((2 + len(former["query_tokens"]), size))])
 
     def change(name, part, where, value):
         array = layer[name][part]
@@ -130,6 +129,7 @@ def looking(table, former, patches, grid):
     near = slice(2 * size)  # of a query's entries; there the place will stand
     queries = former["query_tokens"].at[:, near].set(0.0)
     silent = _normed(jnp.concatenate([ends, queries]))
+    said = np.concatenate([said, np.zeros((len(silent), size))])
     every = slice(None)
     for head, place in enumerate(table.first_xy):
         words = jnp.concatenate([_normed(numbers + positions[place]), silent])

@@ -201,7 +201,8 @@ def test_the_claims_of_tiny_are_about_tiny_as_it_is(tmp_path):
     assert [run.folder.name for run in runs] == names
     tiny = configs.load(f"{CONFIG.parents[1] / 'regionvlm.py'}:tiny").to_dict()
     tiny["data"]["root"] = ""  # the study's own folder
-    tiny["evaluate"]["max_images"] = 200  # all that were kept for it
+    tiny["data"] |= {"eval_split": "val", "world": tiny["data"]["world"] | {"val": 200}}
+    tiny["evaluate"]["max_images"] = 200
     for run in runs:
         hidden = {"show_regions": "hidden" if run.variant == "hidden" else "as_is"}
         assert run.config == tiny | {"seed": run.seed, "data": tiny["data"] | hidden}
