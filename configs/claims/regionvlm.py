@@ -17,10 +17,10 @@ granted.
 
 `full` (default): 30 runs like `tiny`, which took 22 minutes of two cores; so about 11 hours, and
 more with what is scored again with worse scribbles.
-`tiny`: part a alone, of `tiny` just as it is, mixture included: 6 runs, about 2 hours and a half.
-Settings of `tiny` were chosen by the first 100 scenes of `test`, among other things so that
-captions of whole images suffer less, so these claims are judged on `val`, 200 scenes that nobody
-has looked at.
+`tiny`: part a alone, of `tiny` just as it is, mixture included: 6 runs, by the time of one about 2
+hours and a half. Settings of `tiny` were chosen by the first 100 scenes of `test`, among other
+things so that captions of whole images suffer less, so these claims are judged on `val`: 200 scenes
+by which nothing was chosen.
 `quick`: 18 runs of a smaller model on smaller images, 23 minutes of one core. It shows the table,
 and has too little training to settle most of it: one row of 22 held, none failed. That was seen
 before the points of a region were spread and `tiny` had its present layers, mixture and start.

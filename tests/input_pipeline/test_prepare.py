@@ -11,7 +11,7 @@ import time
 import pytest
 from data_folder import write_folder
 
-from input_pipeline import prepare, shards
+from input_pipeline import prepare, shards, tasks
 from input_pipeline.data_config import DataConfig, WorldConfig
 from input_pipeline.errors import DataError
 from input_pipeline.images import BadImage
@@ -337,7 +337,13 @@ def test_world_is_written_first(tmp_path, monkeypatch):
     [
         ({"mixture": {}}, "mixture is empty"),
         ({"mixture": {"coco": -1.0}}, r"mixture\['coco'\] = -1.0; a weight is a number from 0 up"),
-        ({"mixture": {"coco": 0.0}}, "every weight is 0"),
+        ({"mixture": {"coco": "much"}}, r"mixture\['coco'\] = 'much'; a weight is a number"),
+        ({"mixture": {"coco": 0.0}}, "mixture = .* every weight is 0"),
+        ({"task_weights": {"refr": 0.0}}, r"\['refr'\] is the weight of no task.* mean `refer`"),
+        ({"task_weights": {"refer": -1}}, r"task_weights\['refer'\] = -1; a weight is a number"),
+        ({"task_weights": {"refer": "much"}}, "= 'much'; a weight is a number from 0 up"),
+        ({"task_weights": dict.fromkeys(tasks.ALL, 0)}, "task_weights: every weight is 0"),
+        ({"task_weights": {"locate": 0}, "mixture_by": "regions"}, "not counted by regions"),
         ({"on_bad": "ignore"}, "on_bad = 'ignore'; expected 'stop' or 'skip'"),
         ({"as_mask": 0.7}, "must be shares of 1"),
         ({"location_bins": 1}, "location_bins = 1"),

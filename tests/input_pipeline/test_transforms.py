@@ -176,20 +176,6 @@ def test_tasks_take_slots_by_their_weights(record, tokenizer):
         assert len(said) == len(set(said)) == min(SPEC.regions, len(asked))
 
 
-def test_bad_weights_of_tasks():
-    no_task = r"\['refr'\] is the weight of no task; did you mean `refer`"
-    with pytest.raises(ValueError, match=no_task):
-        DataConfig("", {"coco": 1.0}, task_weights={"refr": 0.0})
-    with pytest.raises(ValueError, match=r"\['refer'\] = -1; a weight is a number from 0 up"):
-        DataConfig("", {"coco": 1.0}, task_weights={"refer": -1})
-    with pytest.raises(ValueError, match="= 'much'; a weight is a number"):
-        DataConfig("", {"coco": 1.0}, task_weights={"refer": "much"})
-    with pytest.raises(ValueError, match="every weight is 0"):
-        DataConfig("", {"coco": 1.0}, task_weights=dict.fromkeys(tasks.ALL, 0))
-    with pytest.raises(ValueError, match="not counted by regions"):
-        DataConfig("", {"coco": 1.0}, task_weights={"locate": 0}, mixture_by="regions")
-
-
 def test_locating_never_shows_the_answer(record, tokenizer):
     seen = 0
     for index in range(40):
