@@ -92,8 +92,6 @@ class DataConfig:
                 raise ValueError(f"{where} = {weight!r}; a weight is a number from 0 up")
         if not any(self.task_weights.get(task, 1) for task in tasks.ALL):
             raise ValueError("task_weights: every weight is 0, nothing is left to train")
-        if 0 in self.task_weights.values() and self.mixture_by == "regions":
-            raise ValueError("task_weights: what 0 leaves of a record is not counted by regions")
         ways = ("as_mask", "as_box", "as_points", "as_part", "as_more", "as_nothing")
         shares = tuple(getattr(self, way) for way in ways)
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:

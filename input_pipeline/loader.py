@@ -13,6 +13,7 @@ import numpy as np
 from absl import flags
 
 from input_pipeline import mixture as mixtures
+from input_pipeline.errors import DataError
 from input_pipeline.parts import train_parts
 from input_pipeline.tokens import Tokenizer
 from input_pipeline.transforms import EncodeExample
@@ -133,14 +134,20 @@ def example_weights(data, spec, directory):
 
     Returns:
       ({component: relative number of examples},
-       {component: {number of candidate tasks of a record: records}})
+       {component: {number of things that a record has to say: records}})
 
     Raises:
-      DataError: a component was not prepared.
+      DataError: a component was not prepared, or no task of its records is trained.
     """
     parts = train_parts(data, directory)
     weights = {name: data.mixture[name] for name in parts}
-    candidates = {name: part.facts["candidates"] for name, part in parts.items()}
+    candidates = {
+        name: mixtures.wanted(part.facts["candidates"], data.task_weights)
+        for name, part in parts.items()
+    }
+    for name, found in candidates.items():
+        if not any(found):
+            raise DataError(f"mixture: no record of {name} has anything to say that is trained")
     if data.mixture_by == "regions":
         weights = mixtures.weights_by_regions(weights, candidates, spec.regions)
     return weights, candidates

@@ -9,11 +9,11 @@ goes on with the example after the last one that it gave; the checkpoint keeps t
 """
 
 import bisect
+import collections
 import sys
 
 import numpy as np
 
-from input_pipeline.errors import DataError
 from input_pipeline.records import BadRecord
 
 _LONGEST = 10_000  # places in a period
@@ -134,17 +134,36 @@ class MixedSource:
 # ---- slots --------------------------------------------------------------------------------------
 
 
+def told(tasks):
+    """What a record offers, {task: how often}, in words: "6 describe, 6 locate"."""
+    return ", ".join(f"{count} {task}" for task, count in sorted(tasks.items()))
+
+
+def wanted(offered, task_weights):
+    """{number of things that a record has to say: records}, of the tasks that are trained.
+
+    Args:
+      offered: {what a record offers, as `told` has it: number of such records}.
+      task_weights: {task: weight}; what has a weight of 0 is never trained.
+    """
+    found = collections.Counter()
+    for words, records in offered.items():
+        pairs = [pair.split() for pair in words.split(", ") if pair]
+        found[sum(int(count) for count, task in pairs if task_weights.get(task, 1))] += records
+    return dict(found)
+
+
 def filled_slots(candidates, regions):
     """How many of R slots the records of a component fill on average.
 
     Args:
-      candidates: {number of tasks that a record's annotations allow: number of such records}.
+      candidates: {number of things that a record has to say: number of such records}.
       regions: R.
 
     Returns:
       (mean number of slots filled, share of records with more candidates than slots)
     """
-    number = np.array([int(number) for number in candidates])
+    number = np.array(list(candidates))
     records = np.array(list(candidates.values()))
     mean = (np.minimum(number, regions) * records).sum() / records.sum()
     return float(mean), float(records[number > regions].sum() / records.sum())
@@ -155,17 +174,12 @@ def weights_by_regions(weights, candidates, regions):
 
     Args:
       weights: {name: number above 0}.
-      candidates: {name: as in filled_slots}.
+      candidates: {name: as in filled_slots}, none without a record that has something to say.
       regions: R.
-
-    Raises:
-      DataError: a component whose records fill no slot.
     """
     examples = {}
     for name, weight in weights.items():
         mean, _ = filled_slots(candidates[name], regions)
-        if not mean:
-            raise DataError(f"no record of {name} has a region, so it has no weight by regions")
         examples[name] = weight / mean
     return examples
 

@@ -21,7 +21,7 @@ from input_pipeline.errors import DataError
 from input_pipeline.records import COORDINATES, Records
 from regionjax.config import nearest
 
-FORMAT = 4  # of records and dataset.json; another number makes old folders an error
+FORMAT = 5  # of records and dataset.json; another number makes old folders an error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +31,10 @@ class Part:
     Attributes:
       folder: the prepared folder.
       facts: its entry in dataset.json: `name`, `split`, `source`, `records` (their number),
-        `annotations` ({kind: number}), `candidates` ({tasks that a record allows: number of such
-        records}), `left_out` ({why: number}), `noticed` (likewise, of what is odd but kept),
-        `skipped_images`, `photographs`, `files` ({file: records}), `inputs`, `licence`, `versions`.
+        `annotations` ({kind: number}), `candidates` ({what a record has to say, see mixture.told:
+        number of such records}), `left_out` ({why: number}), `noticed` (likewise, of what is odd
+        but kept), `skipped_images`, `photographs`, `files` ({file: records}), `inputs`, `licence`,
+        `versions`.
     """
 
     folder: pathlib.Path

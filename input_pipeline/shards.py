@@ -23,7 +23,7 @@ import threading
 import tqdm
 
 import regionjax
-from input_pipeline import tasks
+from input_pipeline import mixture, tasks
 from input_pipeline.errors import DataError
 from input_pipeline.images import BadImage
 from input_pipeline.leakage import photograph
@@ -162,11 +162,10 @@ class _Summary:
 
     def facts(self):
         left_out, noticed = told_apart(self.tally)
-        candidates = sorted(self.candidates.items(), key=lambda pair: int(pair[0]))
         return {
             "records": self.records,
             "annotations": dict(self.annotations),
-            "candidates": dict(candidates),
+            "candidates": dict(sorted(self.candidates.items())),
             "left_out": left_out,
             "noticed": noticed,
             "skipped_images": {"count": self.skipped, "first": self.first},
@@ -317,13 +316,13 @@ def _write_shard(plan, items, path, done):
             if record is None:
                 continue
             photographs.add(photograph(record.file_name, record.coco_id))
-            candidates = 0
+            candidates = collections.Counter()
             for annotation in record.annotations:
                 counts["annotations"][annotation.kind] += 1
                 for task in tasks.tasks_of(annotation):
-                    candidates += 1
+                    candidates[task] += 1
                     texts[task][tasks.texts(task, annotation, _ASKED)] += 1
-            counts["candidates"][str(candidates)] += 1
+            counts["candidates"][mixture.told(candidates)] += 1
             yield record.encode()
 
     return {

@@ -157,6 +157,19 @@ def test_mixed_by_regions(prepared):
     assert slots == {"coco": 48, "localized_narratives": 48, "refer": 96}
 
 
+def test_regions_of_a_mixture_are_those_that_are_trained(prepared):
+    """Without names, a coco record is a caption, and a narrative's two sentences stay two."""
+    changes = {"mixture_by": "regions", "threads": 0}
+    few = dict.fromkeys(("describe", "locate", "refer"), 0)
+    with pytest.raises(DataError, match="no record of refer has anything to say that is trained"):
+        batches(prepared, 1, **changes, task_weights=few)
+    both = {"coco": 1.0, "localized_narratives": 2.0}
+    made, state = batches(prepared, 3, **changes, task_weights=few, mixture=both)
+    assert state["phases"] == [[0, {"coco": 1, "localized_narratives": 1}]]
+    filled = np.concatenate([batch["target_weight"].any(-1).sum(-1) for batch in made])
+    assert filled.tolist() == [1, 2] * 12
+
+
 def test_seeds_differ(prepared):
     one, two = (batches(prepared, 1, seed=seed)[0][0]["image"] for seed in (0, 1))
     assert (one != two).any()

@@ -9,7 +9,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from input_pipeline import mixture
-from input_pipeline.errors import DataError
 
 
 def counted(mixed, places):
@@ -121,14 +120,14 @@ def test_phases_of_a_run_that_goes_on():
 
 
 def test_filled_slots():
-    candidates = {"0": 1, "2": 5, "9": 2}  # 0·1 + 2·5 + 4·2 slots of 4 in 8 records
+    candidates = {0: 1, 2: 5, 9: 2}  # 0·1 + 2·5 + 4·2 slots of 4 in 8 records
     assert mixture.filled_slots(candidates, 4) == (18 / 8, 2 / 8)
     assert mixture.filled_slots(candidates, 9) == (28 / 8, 0)
     assert mixture.filled_slots({3: 7}, 1) == (1, 1)
 
 
 def test_weights_by_regions_give_regions_by_weight():
-    candidates = {"few": {"1": 40}, "many": {"4": 10, "12": 10}, "some": {"2": 3}}
+    candidates = {"few": {1: 40}, "many": {4: 10, 12: 10}, "some": {2: 3}}
     weights = {"few": 1.0, "many": 1.0, "some": 2.0}
     slots = {"few": 1, "many": 6, "some": 2}  # of 8
     examples = mixture.weights_by_regions(weights, candidates, 8)
@@ -139,13 +138,19 @@ def test_weights_by_regions_give_regions_by_weight():
     for name, _ in found:
         regions[name] += slots[name]
     assert regions == {"few": 300, "many": 300, "some": 600}
-    with pytest.raises(DataError, match="no record of none has a region"):
-        mixture.weights_by_regions({"none": 1.0}, {"none": {"0": 9}}, 8)
+
+
+def test_wanted_leaves_out_what_is_not_trained():
+    offered = {"1 caption, 2 describe, 2 locate": 6, "3 locate": 5, "1 caption": 2, "": 4}
+    assert mixture.wanted(offered, {"describe": 8.0}) == {5: 6, 3: 5, 1: 2, 0: 4}
+    assert mixture.wanted(offered, {"locate": 0.0}) == {3: 6, 0: 9, 1: 2}
+    assert mixture.told({"locate": 2, "caption": 1}) == "1 caption, 2 locate"
+    assert mixture.told({}) == ""
 
 
 def test_slots_report():
     line = mixture.slots_report(
-        {"few": 1.0, "many": 3.0}, {"few": {"1": 40}, "many": {"4": 10, "12": 10}}, 8
+        {"few": 1.0, "many": 3.0}, {"few": {1: 40}, "many": {4: 10, 12: 10}}, 8
     )
     assert line == (
         "4.8 of 8 slots will be filled on average "  # (1 + 3·6) / 4

@@ -15,6 +15,7 @@ from input_pipeline import prepare, shards, tasks
 from input_pipeline.data_config import DataConfig, WorldConfig
 from input_pipeline.errors import DataError
 from input_pipeline.images import BadImage
+from input_pipeline.mixture import wanted
 from input_pipeline.parts import open_records
 from input_pipeline.tokens import Tokenizer
 from regionjax.batch import BatchSpec
@@ -64,7 +65,10 @@ def test_what_is_prepared(folder, tmp_path, small_shards):
     assert coco["annotations"] == {"phrase": 30, "expression": 18, "caption": 12}
     # Two things and a caption, of which both things are without a twin, or three and a caption,
     # of which one is: an expression can be named and looked for.
-    assert coco["candidates"] == {"6": 6, "7": 6}
+    assert coco["candidates"] == {
+        "1 caption, 2 describe, 2 locate, 2 refer": 6,
+        "1 caption, 3 describe, 1 locate, 1 refer": 6,
+    }
     assert coco["files"] == {
         f"coco-train-{n:05d}.array_record": count for n, count in enumerate((5, 5, 2))
     }
@@ -87,9 +91,9 @@ def test_what_is_prepared(folder, tmp_path, small_shards):
     assert lengths["locate", 4, 5] == 16
     assert lengths["narrate", 1, 4] == 2 * 16
     assert sum(lengths.values()) == sum(
-        int(number) * count
+        number * count
         for about in facts["parts"].values()
-        for number, count in about["candidates"].items()
+        for number, count in wanted(about["candidates"], {}).items()
     )
     names = {path.name for path in tmp_path.rglob("*")}
     assert not {name for name in names if name.endswith((".part", ".inputs.json"))}
@@ -343,7 +347,6 @@ def test_world_is_written_first(tmp_path, monkeypatch):
         ({"task_weights": {"refer": -1}}, r"task_weights\['refer'\] = -1; a weight is a number"),
         ({"task_weights": {"refer": "much"}}, "= 'much'; a weight is a number from 0 up"),
         ({"task_weights": dict.fromkeys(tasks.ALL, 0)}, "task_weights: every weight is 0"),
-        ({"task_weights": {"locate": 0}, "mixture_by": "regions"}, "not counted by regions"),
         ({"on_bad": "ignore"}, "on_bad = 'ignore'; expected 'stop' or 'skip'"),
         ({"as_mask": 0.7}, "must be shares of 1"),
         ({"location_bins": 1}, "location_bins = 1"),
