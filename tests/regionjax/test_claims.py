@@ -1,5 +1,6 @@
 """Many runs and their table: order, kills, what is repeated, and the config that there is."""
 
+import dataclasses
 import html.parser
 import json
 import pathlib
@@ -7,6 +8,7 @@ import pathlib
 import pytest
 import toy
 
+from input_pipeline import tasks
 from regionjax import config as configs
 from regionjax.claims import settings, study
 from regionjax.config import ConfigError, build
@@ -197,15 +199,38 @@ def test_the_claims_of_regionvlm(arg, count, tmp_path):
 def test_the_claims_of_tiny_are_about_tiny_as_it_is(tmp_path):
     config = configs.load(f"{CONFIG}:tiny")
     runs = study.runs_of(config, settings.read(config.claims), tmp_path)
-    names = [f"{variant}-seed{seed}" for seed in range(3) for variant in ("base", "hidden")]
+    compared = ("base", "hidden", "whole")
+    names = [f"{variant}-seed{seed}" for seed in range(3) for variant in compared]
     assert [run.folder.name for run in runs] == names
     tiny = configs.load(f"{CONFIG.parents[1] / 'regionvlm.py'}:tiny").to_dict()
     tiny["data"]["root"] = ""  # the study's own folder
-    tiny["data"] |= {"eval_split": "val", "world": tiny["data"]["world"] | {"val": 200}}
+    tiny["data"]["world"] |= {"seed": 1}
     tiny["evaluate"]["max_images"] = 200
     for run in runs:
+        if run.variant == "whole":
+            continue
         hidden = {"show_regions": "hidden" if run.variant == "hidden" else "as_is"}
         assert run.config == tiny | {"seed": run.seed, "data": tiny["data"] | hidden}
+
+
+def test_whole_images_alone_are_as_many_as_beside_regions(tmp_path):
+    config = configs.load(f"{CONFIG}:tiny")
+    runs = study.runs_of(config, settings.read(config.claims), tmp_path)
+    base, _, whole = (build(Settings, study.ConfigDict(run.config), "config") for run in runs[:3])
+
+    def images(run, name):
+        share = run.data.mixture[name] / sum(run.data.mixture.values())
+        return run.train.steps * run.train.batch_size * share
+
+    for name in ("coco", "vqav2"):
+        assert images(whole, name) == pytest.approx(images(base, name), rel=1e-3)
+    for name in ("refer", "vcr", "localized_narratives"):
+        assert images(whole, name) == 0 < images(base, name)
+    trained = {task for task in tasks.ALL if whole.data.task_weights.get(task, 1)}
+    assert trained == {"caption", "answer"}
+    before, after = (dataclasses.asdict(run) for run in (base, whole))
+    differing = {name for name in before if before[name] != after[name]}
+    assert differing == {"data", "train"}
 
 
 def test_a_config_is_not_a_claim():
