@@ -264,9 +264,10 @@ def tiny():
             "location_bins": 48,
             "on_long": "skip",
             # Halves of things and things together are among what expressions are scored on.
-            "as_mask": 0.67,
+            "as_mask": 0.62,
             "as_box": 0.0,
-            "as_points": 0.0,
+            # Clicks and strokes; without any, the few points of one are taken for a part.
+            "as_points": 0.05,
             "as_part": 0.15,
             "as_more": 0.10,
             "as_nothing": 0.08,
@@ -297,4 +298,6 @@ def tiny():
             "samplings_by": "mean",
             "scored_together": 50,
         },
+        # T5 of one layer has seen one region at a time, and loses its way between several.
+        "dialogue": {"turns": 1},
     }

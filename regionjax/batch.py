@@ -14,6 +14,9 @@ import numpy as np
 
 from regionjax.regions import Region
 
+SLOTS = ("region_points", "region_box", "region_mask", "prompt", "target_box")  # one of each a slot
+TEXTS = ("target", "target_weight")  # one of each a slot, or several to compare them
+
 
 @dataclasses.dataclass(frozen=True)
 class Segment:

@@ -124,22 +124,22 @@ def _share(won, right):
 def _by_likelihood(items, predictor, way):
     """(list of Pick, how often texts tied, how many scores were not finite)."""
 
-    def queries():
-        for item, (record, region) in zip(items, looked_at(items, way), strict=True):
-            for prompt, texts in _rounds(item):
-                for text in texts:
-                    yield Query(record, Segment(region, prompt, text))
+    rounds = [_rounds(item) for item in items]
 
-    nll = predictor.caption_nll(queries())
-    picks, tied, start = [], 0, 0
-    for item in items:
-        won = []
-        for _, texts in _rounds(item):
-            won.append(_lowest(nll[start : start + len(texts)]))
-            tied += len(won[-1]) > 1
-            start += len(texts)
+    def queries():
+        for asked, (record, region) in zip(rounds, looked_at(items, way), strict=True):
+            for prompt, texts in asked:
+                yield Query(record, Segment(region, prompt), texts)
+
+    counts = [len(texts) for asked in rounds for _, texts in asked]
+    rows = predictor.caption_nll(queries(), max(counts, default=1))
+    found = [row[:count] for row, count in zip(rows, counts, strict=True)]
+    scores, picks, tied = iter(found), [], 0
+    for item, asked in zip(items, rounds, strict=True):
+        won = [_lowest(next(scores)) for _ in asked]
+        tied += sum(len(indices) > 1 for indices in won)
         picks.append(_pick(item, *won, *[()] * (2 - len(won))))
-    return picks, tied, int((~np.isfinite(nll)).sum())
+    return picks, tied, sum(int((~np.isfinite(nll)).sum()) for nll in found)
 
 
 def _rounds(item):

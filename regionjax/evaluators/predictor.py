@@ -2,8 +2,10 @@
 
 All questions about one image share its row (R slots; more rows when there are more questions),
 rows fill batches of one fixed size, and the last batch is padded, so each predict function compiles
-once. Batches are dispatched without waiting for their answers; at most AHEAD of them are under way.
-With several processes each one encodes all questions and receives all answers.
+once. Texts that are scored for a region share its slot, and are padded to a quarter, a half, three
+quarters or all of batch.target_length, by the longest of a batch; so that function compiles up to
+LENGTHS times. Batches are dispatched without waiting for their answers; at most AHEAD of them are
+under way. With several processes each one encodes all questions and receives all answers.
 
 Answers may be kept on disk as they come (answers.py); an evaluation that was stopped finds them
 there and asks the rest.
@@ -21,18 +23,40 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from regionjax.batch import Segment
+from regionjax.batch import TEXTS, Segment
 from regionjax.config import ConfigError
+from regionjax.regions import WHOLE_IMAGE
 
 AHEAD = 4  # batches under way; enough to hide the host, few enough to bound memory
+LENGTHS = 4  # to which texts are padded
 
 
 @dataclasses.dataclass(frozen=True)
 class Query:
-    """One question about one image; `record` is opaque and compared by identity."""
+    """One question about one image; `record` is opaque and compared by identity.
+
+    `texts` are the answers that `caption_nll` scores.
+    """
 
     record: Any
     segment: Segment
+    texts: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass
+class Row:
+    """Neighbouring queries of one image, and what is scored.
+
+    Attributes:
+      said: of each query, what it is asked to score: (target i32 [W, T], target_weight f32 [W, T]);
+        None where nothing is.
+      length: tokens that all of these texts fit into.
+    """
+
+    record: Any
+    length: int = 0
+    queries: list[Query] = dataclasses.field(default_factory=list)
+    said: list = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass
@@ -50,7 +74,7 @@ class Predictor:
     """Answers queries with the pure predict functions of a system.
 
     Args:
-      functions: {name: function} of a system's contract: caption_nll(params, batch) → [B, R],
+      functions: {name: function} of a system's contract: caption_nll(params, batch) → [B, R, W],
         generate(params, batch, rng, *, eos_id, config) → i32 [B, R, T],
         heatmap(params, batch) → [B, R, h, w].
       params: the parameters, laid out on the mesh.
@@ -104,21 +128,29 @@ class Predictor:
         self._everywhere = NamedSharding(sharding.mesh, PartitionSpec())
         self._rng = jax.random.key(seed)
         self._compiled = {}
+        self._latest = None, None  # prompt and texts, the same as targets
         self.tallies = collections.defaultdict(Tally)
 
     def has(self, name):
         """Whether the system has the predict function of that name."""
         return name in self._functions
 
-    def caption_nll(self, queries, slots=None):
-        """Mean negative log-likelihood of each query's target, nats a token; f32 [N].
+    def caption_nll(self, queries, texts, together=None, compared=False):
+        """Mean negative log-likelihood of each of the queries' texts, nats a token.
 
         Args:
           queries: iterable of Query.
-          slots: how many queries share one encoding of their image; None for R. The more there
-            are, the fewer images a batch has.
+          texts: W, the most texts that a query has.
+          together: how many texts, of one query or of several, share one encoding of their image;
+            None for R. The more there are, the fewer images a batch has.
+          compared: whether answers to different queries with the same texts will be compared. Then
+            they are computed in the same shapes, so that what ties still ties.
+
+        Returns:
+          f32 [N, W]; a query that has fewer texts has 0 or NaN behind them.
         """
-        return self._run("caption_nll", queries, slots=slots)
+        scoring = {"texts": texts, "together": together, "compared": compared}
+        return self._run("caption_nll", queries, **scoring)
 
     def generate(self, queries, config):
         """The answer to each query's prompt, list of N texts (targets are not looked at).
@@ -133,11 +165,11 @@ class Predictor:
         """Where the thing named by each query's prompt is; f32 [N, h, w], higher is likelier."""
         return self._run("heatmap", queries)
 
-    def _run(self, name, queries, options=None, slots=None):
+    def _run(self, name, queries, options=None, *, texts=0, together=None, compared=False):
         """[N, …] of numpy: what the function says for each query, in order."""
         started = time.perf_counter()
         tally = self.tallies[name]
-        spec, batch_size = self._sizes(slots)
+        spec, batch_size = self._sizes(texts, together)
         kept = self._answers and self._answers.next_round(name)
         answers, under_way = [], collections.deque()
 
@@ -148,8 +180,8 @@ class Predictor:
             under_way.popleft()
             answers.extend(found)
 
-        for rows in _chunks(_packed(queries, spec.regions), batch_size):
-            used = [len(segments) for _, segments in rows]
+        for rows in _chunks(self._packed(queries, spec, texts, compared), batch_size, compared):
+            used = [len(row.queries) for row in rows]
             number = tally.batches
             tally.queries += sum(used)
             tally.rows += len(rows)
@@ -167,22 +199,64 @@ class Predictor:
         while under_way:
             arrive()
         tally.seconds += time.perf_counter() - started
-        return np.stack(answers) if answers else np.zeros((0,), np.float32)
+        return np.stack(answers) if answers else np.zeros((0, texts) if texts else 0, np.float32)
 
-    def _sizes(self, slots):
-        """(BatchSpec, rows a batch) with so many slots a row, and about as many a batch as ever."""
-        if not slots:
-            return self._spec, self._batch_size
-        rows = self._batch_size * self._spec.regions // slots
+    def _sizes(self, texts, together):
+        """(BatchSpec, rows a batch): about as many texts, or slots without any, a batch as ever."""
+        spec, each = self._spec, max(texts, 1)
+        slots = max((together or spec.regions) // each, 1)
+        rows = self._batch_size * spec.regions // (slots * each)
         rows = max(rows // self._shards, 1) * self._shards
-        return dataclasses.replace(self._spec, regions=slots), min(rows, self._batch_size)
+        return dataclasses.replace(spec, regions=slots), min(rows, self._batch_size)
+
+    def _packed(self, queries, spec, texts, compared):
+        """Yields Rows: neighbours of one image together, as many as there are slots."""
+        row = None
+        for query in queries:
+            said, length = self._said(query, spec, texts) if texts else (None, spec.target_length)
+            if row and (
+                query.record is not row.record
+                or len(row.queries) == spec.regions
+                or (compared and length != row.length)
+            ):
+                yield row
+                row = None
+            row = row or Row(query.record)
+            row.length = max(row.length, length)
+            row.queries.append(query)
+            row.said.append(said)
+        if row:
+            yield row
+
+    def _said(self, query, spec, texts):
+        """A query's texts as (target, target_weight), [W, T] each, and what length they need."""
+        key = query.segment.prompt, query.texts
+        if key != self._latest[0]:
+            prompt = query.segment.prompt
+            segments = [Segment(WHOLE_IMAGE, prompt, text) for text in query.texts]
+            spec = dataclasses.replace(spec, regions=texts)
+            row = self._encode(query.record, segments, spec)
+            self._latest = key, (row["target"], row["target_weight"])
+        target, weight = self._latest[1]
+        part = -(-spec.target_length // LENGTHS)
+        longest = np.flatnonzero(weight.any(0)).max(initial=0) + 1
+        return (target, weight), min(-(-longest // part) * part, spec.target_length)
 
     def _dispatch(self, name, options, rows, number, spec, batch_size):
         """Starts one batch; returns device values [B, R, …], the same on every process."""
-        batch = spec.zeros(batch_size)
-        for index, (record, segments) in enumerate(rows):
-            for field, value in self._encode(record, segments, spec).items():
-                batch[field][index] = value
+        batch, length = spec.zeros(batch_size), max(row.length for row in rows)
+        scored = rows[0].said[0]
+        if scored is not None:
+            shape = (batch_size, spec.regions, len(scored[0]), length)
+            batch |= {field: np.zeros(shape, batch[field].dtype) for field in TEXTS}
+        for index, row in enumerate(rows):
+            segments = [query.segment for query in row.queries]
+            for field, value in self._encode(row.record, segments, spec).items():
+                if scored is None or field not in TEXTS:
+                    batch[field][index] = value
+            for slot, said in enumerate(row.said if scored is not None else ()):
+                for field, value in zip(TEXTS, said, strict=True):
+                    batch[field][index, slot] = value[:, :length]
         arguments = [self._params, self._on_mesh(batch)]
         if options:
             arguments.append(jax.random.fold_in(self._rng, number))
@@ -204,26 +278,14 @@ class Predictor:
         }
 
 
-def _packed(queries, slots):
-    """Yields (record, segments): neighbours of one image together, at most `slots` of them."""
-    record, segments = None, []
-    for query in queries:
-        if segments and (query.record is not record or len(segments) == slots):
-            yield record, segments
-            segments = []
-        record = query.record
-        segments.append(query.segment)
-    if segments:
-        yield record, segments
-
-
-def _chunks(values, size):
+def _chunks(rows, size, alike):
+    """Yields lists of at most `size` neighbouring Rows; `alike`: of one length."""
     chunk = []
-    for value in values:
-        chunk.append(value)
-        if len(chunk) == size:
+    for row in rows:
+        if chunk and (len(chunk) == size or (alike and row.length != chunk[0].length)):
             yield chunk
             chunk = []
+        chunk.append(row)
     if chunk:
         yield chunk
 
@@ -237,9 +299,10 @@ def _unpacked(output, used):
 def _digest(rows):
     """Bytes that tell the questions of a batch from others."""
     digest = hashlib.sha256()
-    for _, segments in rows:
-        for segment in segments:
-            box = np.asarray(segment.region.bounding_box(), np.float32).tobytes()
-            digest.update(repr((segment.prompt, segment.target, box)).encode())
+    for row in rows:
+        for query in row.queries:
+            box = np.asarray(query.segment.region.bounding_box(), np.float32).tobytes()
+            asked = query.segment.prompt, query.segment.target, query.texts, box
+            digest.update(repr(asked).encode())
         digest.update(b"\n")
     return digest.digest()

@@ -55,7 +55,7 @@ def make_questions(records, prompt, fits, worded=lambda task, text: text):
       prompt: (task, text) → the prompt of a task about an annotation of that text.
       fits: (prompt, target) → whether both fit into a batch; what does not is left out.
       worded: (task, text) → a text as the model was taught to say it; expressions are scored so.
-        Captions are compared as words, which it leaves alone.
+        Captions are compared with what the annotators wrote.
     """
     regions, narrations, captions = [], [], []
     expressions = {"made for it": [], "by the way": []}
@@ -76,8 +76,7 @@ def make_questions(records, prompt, fits, worded=lambda task, text: text):
                 )
         if texts := [annotation.text for annotation in by_kind.get("caption", ())]:
             question = prompt("caption", "")
-            references = tuple(dict.fromkeys(texts))
-            captions.append(Described(record, lambda: WHOLE_IMAGE, question, references))
+            captions.append(Described(record, lambda: WHOLE_IMAGE, question, tuple(texts)))
         proposals = functools.partial(_all_fresh, record.proposals or _own_regions(record))
         purpose = "made for it" if by_kind.keys() == {"expression"} else "by the way"
         for annotation in by_kind.get("expression", ()):

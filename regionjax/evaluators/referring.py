@@ -7,6 +7,8 @@ the same everywhere gets exactly the chance level, wherever the right mask stand
 score that is not finite never wins and is counted; if no proposal has a finite one, or there is no
 proposal, nothing is chosen (IoU 0).
 
+Every region is read once for all expressions of its image (up to MOST).
+
 The same choice is scored as a box (`rec`: the bounding box of the chosen mask against the true box)
 and as a point (the pixel of the chosen mask nearest to its centre of mass, right if it lies in the
 true mask), so that systems without boxes and heatmaps are scored for both.
@@ -14,6 +16,7 @@ true mask), so that systems without boxes and heatmaps are scored for both.
 
 import dataclasses
 import functools
+import itertools
 
 import numpy as np
 
@@ -27,6 +30,8 @@ from regionjax.regions import box_iou
 
 LEVELS = (50, 60, 70, 80, 90)  # per cent of IoU from which a choice counts as right
 ENOUGH = 0.5  # IoU of a right box
+MOST = 16  # expressions of an image that are scored together
+READING = 1.5  # texts that cost as much as reading a region does; RegionVLM's, by count
 # What is measured of a choice: columns of a table.
 MEASURES = ("intersection", "union", "miou", *(f"pr{level}" for level in LEVELS), "box", "point")
 MEANS = {f"ris/pr{level}": f"pr{level}" for level in LEVELS} | {
@@ -80,29 +85,39 @@ def referring(items, predictor, settings, show=mask_with_points):
     missed = []  # per item, [MEASURES]: when nothing is chosen
     options = []  # per item, the indices of its proposals
     images = {}  # id: (fallback, whether there is a proposal)
+    groups = list(_together(items))
 
     def queries():
         latest, found = None, None
-        for item in items:
-            if latest is None or latest.proposals is not item.proposals:
-                latest, found = item, _options(item, settings, show)
-                images[item.record.image_id] = found.fallback, bool(found.indices)
-            truth = pixels(item.region(), item.record.height, item.record.width)
-            tables.append(_measured(found, truth, item.box))
-            missed.append(np.eye(len(MEASURES))[1] * truth.sum())
-            options.append(found.indices)
-            for shown in found.shown:
-                for region in shown:
-                    segment = Segment(region, item.refer_prompt, item.expression)
-                    yield Query(item.record, segment)
+        for group in groups:
+            first = group[0]
+            if latest is not first.proposals:
+                latest, found = first.proposals, _options(first, settings, show)
+                images[first.record.image_id] = found.fallback, bool(found.indices)
+            for item in group:
+                truth = pixels(item.region(), item.record.height, item.record.width)
+                tables.append(_measured(found, truth, item.box))
+                missed.append(np.eye(len(MEASURES))[1] * truth.sum())
+                options.append(found.indices)
+            texts = tuple(item.expression for item in group)
+            for region in itertools.chain(*found.shown):
+                yield Query(first.record, Segment(region, first.refer_prompt), texts)
 
-    nll = predictor.caption_nll(queries(), settings.scored_together or None)
-    finite = np.where(np.isfinite(nll), nll, np.inf)
-    combined = COMBINED[settings.samplings_by](finite.reshape(-1, settings.point_samplings), axis=1)
-    ends = np.cumsum([len(table) for table in tables])
+    most = max(map(len, groups), default=1)
+    together = settings.scored_together or None
+    rows = predictor.caption_nll(queries(), most, together, compared=True)
+    scored, place, odd = [], 0, 0
+    for group in groups:
+        count = len(options[len(scored)]) * settings.point_samplings
+        nll = rows[place : place + count, : len(group)].T  # [expressions, proposals · samplings]
+        place += count
+        odd += int((~np.isfinite(nll)).sum())
+        nll = np.where(np.isfinite(nll), nll, np.inf)
+        nll = nll.reshape(len(group), -1, settings.point_samplings)
+        scored += list(COMBINED[settings.samplings_by](nll, axis=-1))
     choices, taken, drawn, ceiling, tied = [], [], [], [], 0
     for item, table, nothing, indices, scores in zip(
-        items, tables, missed, options, np.split(combined, ends[:-1]), strict=True
+        items, tables, missed, options, scored, strict=True
     ):
         best = _lowest(scores)
         tied += len(best) > 1
@@ -124,11 +139,29 @@ def referring(items, predictor, settings, show=mask_with_points):
         scores |= found.scores(f"ris/{prefix}oiou")
     scores |= estimate(ceiling, owners, settings).scores("ris/best_miou")
     scores["ris/tied"] = tied
-    scores["ris/not_finite"] = int((~np.isfinite(nll)).sum())
+    scores["ris/not_finite"] = odd
     scores["ris/images"] = len(images)
     scores["ris/images_on_fallback"] = sum(fallback for fallback, _ in images.values())
     scores["ris/images_without_proposals"] = sum(not some for _, some in images.values())
     return scores, choices
+
+
+def _together(items):
+    """Yields lists of neighbouring items that share proposals and prompt, all but evenly filled.
+
+    A region is read once for all expressions of a list, and every list is padded to the longest,
+    so its length is one that has both small: the least sum of what is read and of what is padded.
+    """
+    alike = itertools.groupby(items, lambda item: (id(item.proposals), item.refer_prompt))
+    images = [list(group) for _, group in alike]
+    most = max(map(len, images), default=1)
+    size = min(
+        range(1, min(most, MOST) + 1),
+        key=lambda size: (size + READING) * sum(-(-len(group) // size) for group in images),
+    )
+    for group in images:
+        for start in range(0, len(group), size):
+            yield group[start : start + size]
 
 
 def _options(item, settings, show):

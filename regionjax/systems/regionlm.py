@@ -28,7 +28,7 @@ from regionjax.models.region_features import RegionConfig, RegionEncoder
 from regionjax.models.vit import SHARDING_RULES as VIT_RULES
 from regionjax.models.vit import ViT, ViTConfig
 from regionjax.sharding import prefixed
-from regionjax.systems.system import System, turns
+from regionjax.systems.system import System, one_text_a_slot, turns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,9 +230,12 @@ def build(section, spec):
         return terms, state, {}
 
     def caption_nll(params, batch):
+        if (shape := batch["target"].shape[:-1])[2:]:
+            batch = one_text_a_slot(batch)
         nll, _ = forward(params, batch, no_context(batch))
         weight = batch["target_weight"]
-        return (nll * weight).sum(-1) / jnp.maximum(weight.sum(-1), 1)
+        nll = (nll * weight).sum(-1) / jnp.maximum(weight.sum(-1), 1)
+        return nll.reshape(shape)
 
     def see(params, batch):
         return network.apply({"params": params}, batch["image"], method=RegionLM.see)

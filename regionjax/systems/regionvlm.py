@@ -136,10 +136,14 @@ def build(section, spec):
         return params | {"vit": tower, "qformer": former}, {}
 
     def forward(params, batch, rngs=None):
-        said = shift_right(batch["target"], c.t5.start_id)
+        """Of every target token; a slot's texts share its soft prompt and what T5 makes of it."""
+        target = batch["target"]
+        texts = target.reshape(target.shape[0], -1, target.shape[-1])
+        said = shift_right(texts, c.t5.start_id)
         hidden, _ = network.apply({"params": params}, *asked(batch), said, rngs=rngs)
         table = network.apply({"params": params}, method="unembedding")
-        return caption.token_nll(hidden, table, batch["target"], c.vocabulary_chunks)
+        nll = caption.token_nll(hidden, table, texts, c.vocabulary_chunks)
+        return nll.reshape(target.shape)
 
     def losses(params, state, batch, rng, train):
         nll = forward(params, batch, {"dropout": rng} if train and c.qformer.dropout else None)

@@ -5,7 +5,10 @@ import importlib
 import pathlib
 from collections.abc import Callable, Mapping
 
+import jax.numpy as jnp
+
 from regionjax import lora
+from regionjax.batch import SLOTS, TEXTS
 from regionjax.config import ConfigError, nearest
 from regionjax.config import build as build_config
 from regionjax.lora import LoraConfig
@@ -21,7 +24,9 @@ class System:
         functions of the batch alone, so that sums over micro-batches can be divided once.
       loss_names: the names that `losses` returns; the config gives each a weight.
       predict: the functions below, as far as the system has them.
-        caption_nll(params, batch) → f32 [B, R], mean nats a target token
+        caption_nll(params, batch) → f32 [B, R], mean nats a target token. A batch may have W
+          texts a slot, target and target_weight [B, R, W, T]; then f32 [B, R, W]. T need not be
+          batch.target_length.
         generate(params, batch, rng, *, eos_id, config) → i32 [B, R, max_new_tokens]
         heatmap(params, batch) → f32 [B, R, h, w], sums to 1 a slot, for the text in `prompt`
         embed(params, batch) → f32 [B, R, D], the region's vector
@@ -52,6 +57,13 @@ def turns(batch):
     No region, not even a point, has an empty mask.
     """
     return (batch["region_mask"] > 0).any((-2, -1))
+
+
+def one_text_a_slot(batch):
+    """A batch of W texts a slot, [B, R, W, T], as one of R·W slots with a text each."""
+    images, _, texts, length = batch["target"].shape
+    slots = {name: jnp.repeat(batch[name], texts, axis=1) for name in SLOTS}
+    return batch | slots | {name: batch[name].reshape(images, -1, length) for name in TEXTS}
 
 
 def build(config, spec):

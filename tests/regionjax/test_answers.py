@@ -7,6 +7,7 @@ from test_predictor import caption_nll, generate, predictor, queries
 from regionjax.decode import GenerationConfig
 from regionjax.evaluators.answers import Answers, OtherQuestions
 from regionjax.evaluators.predictor import AHEAD
+from regionjax.regions import WHOLE_IMAGE
 
 
 class Stopped(Exception):
@@ -19,15 +20,16 @@ def asked_until(stop_at, path, prompts=(2, 3, 1, 2, 3, 3, 2, 1, 3, 3), rounds=1)
     model = predictor(1, 1, {"caption_nll": caption_nll}, Answers(path))
     encoded, encode = 0, model._encode
 
-    def stopping(*arguments):
+    def stopping(record, segments, spec):
         nonlocal encoded
-        if encoded == stop_at:
-            raise Stopped
-        encoded += 1
-        return encode(*arguments)
+        if segments[0].region is not WHOLE_IMAGE:  # else the texts that are scored
+            if encoded == stop_at:
+                raise Stopped
+            encoded += 1
+        return encode(record, segments, spec)
 
     model._encode = stopping
-    found = [model.caption_nll(asked) for _ in range(rounds)]
+    found = [model.caption_nll(asked, 1)[:, 0] for _ in range(rounds)]
     return found, expected, model.tallies["caption_nll"]
 
 

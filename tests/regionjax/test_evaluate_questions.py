@@ -24,8 +24,8 @@ def build_system(config, spec):
         return tokens.at[:, :, 0].set(3).at[:, :, 1].set(eos_id)
 
     def caption_nll(params, batch):
-        light = batch["image"].mean((1, 2, 3))[:, None] / 255
-        area = batch["region_mask"].mean((2, 3)) / 255
+        light = batch["image"].mean((1, 2, 3))[:, None, None] / 255
+        area = batch["region_mask"].mean((2, 3))[..., None] / 255
         return batch["target"].max(-1) / 100 * (1 + area) - light
 
     return System(

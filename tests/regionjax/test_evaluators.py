@@ -1,6 +1,7 @@
 """Evaluators against predictors whose answers are known, and against calculations by hand."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import toy_benchmark as toy
 from regionjax.evaluators.captioning import captioning, show
 from regionjax.evaluators.grounding import grounding, parse_box, peak_of
 from regionjax.evaluators.items import Described, Referred, pixels
-from regionjax.evaluators.referring import referring
+from regionjax.evaluators.referring import _together, referring
 from regionjax.evaluators.settings import EvaluateConfig, ProposalConfig
 from regionjax.regions import WHOLE_IMAGE, Region
 
@@ -27,7 +28,11 @@ class Scripted:
         self.queries = list(queries)
         return self.answers[: len(self.queries)]
 
-    generate = caption_nll = heatmap = _answer
+    generate = heatmap = _answer
+
+    def caption_nll(self, queries, texts, together=None, compared=False):
+        self.queries, said = list(queries), iter(self.answers)
+        return toy.nll_table(self.queries, texts, lambda query, text: next(said))
 
 
 def scripted(nll):
@@ -147,7 +152,8 @@ def test_shares_of_good_choices_boxes_and_points_by_hand():
     low = grid_mask(4, 8, 12)  # IoU 1/10; its centre is the pixel in the third row
     record = toy.Record("1", 4, 4, b"", ())
     items = [choice_of(record, truth, [near, row, low])] * 3
-    scores, _ = referring(items, scripted([0, 1, 2, 1, 0, 2, 2, 1, 0]), SETTINGS)
+    # of each proposal in turn, the three expressions
+    scores, _ = referring(items, scripted([0, 1, 2, 1, 0, 1, 2, 2, 0]), SETTINGS)
     shares = [scores[f"ris/pr{level}"] for level in (50, 60, 70, 80, 90)]
     np.testing.assert_allclose(shares, [2 / 3, 1 / 3, 1 / 3, 1 / 3, 0])
     assert scores["ris/chance_pr50"] == pytest.approx(2 / 3)
@@ -192,7 +198,8 @@ def test_points_depend_on_seed_image_proposal_and_repeat_alone(three_choices):
     once = points(three_choices)
     np.testing.assert_array_equal(once, points(three_choices))
     np.testing.assert_array_equal(points(three_choices[1:]), once[6:])
-    twice = points([three_choices[0], three_choices[0]])  # another expression, the same points
+    again = dataclasses.replace(three_choices[0], refer_prompt="what is this")
+    twice = points([three_choices[0], again])  # another question, the same points
     np.testing.assert_array_equal(twice[:6], once[:6])
     np.testing.assert_array_equal(twice[6:], once[:6])
     assert len(np.unique(np.array(once), axis=0)) == 10
@@ -225,12 +232,53 @@ def test_an_oracle_chooses_right():
     assert scores["ris/chance_miou"] == pytest.approx(1 / 4)
 
 
+def test_regions_are_read_once_for_all_expressions_of_an_image(monkeypatch):
+    """Five expressions of one image, one of another; what is chosen is what is chosen alone."""
+    first, second = RECORDS[:2]
+    items = [*toy.referred([first]), toy.referred([first])[0], toy.referred([second])[0]]
+    items = [dataclasses.replace(item, proposals=items[0].proposals) for item in items[:5]] + [
+        items[5]
+    ]
+
+    def scored(settings):
+        predictor = scripted(range(200))
+        _, choices = referring(items, predictor, settings)
+        return predictor.queries, choices
+
+    queries, _ = scored(SETTINGS)
+    assert [len(query.texts) for query in queries] == [5] * 4 + [1] * 4
+    assert [query.record for query in queries] == [first] * 4 + [second] * 4
+    found = referring(items, toy.Oracle(), SETTINGS)
+    monkeypatch.setattr("regionjax.evaluators.referring.MOST", 1)
+    queries, _ = scored(SETTINGS)
+    assert [len(query.texts) for query in queries] == [1] * 24
+    assert found == referring(items, toy.Oracle(), SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("counts", "sizes"),
+    [
+        ((), []),
+        ((1, 1), [1, 1]),
+        ((7, 7), [7, 7]),
+        ((17,), [9, 8]),  # of at most 16
+        ((1, 1, 1, 9), [1, 1, 1, 3, 3, 3]),  # 6 × 4.5; 12 × 2.5, 8 × 3.5 and 4 × 10.5 are more
+    ],
+)
+def test_expressions_are_put_together_where_little_is_left_empty(counts, sizes, three_choices):
+    items = []
+    for count in counts:
+        proposals = functools.partial(list)  # another one: another image
+        items += [dataclasses.replace(three_choices[0], proposals=proposals)] * count
+    assert [len(group) for group in _together(items)] == sizes
+
+
 def test_questions_of_referring(three_choices):
     predictor = scripted([0] * 5)
     referring(three_choices, predictor, SETTINGS)
     question = predictor.queries[1]
     assert question.record is three_choices[0].record
-    assert (question.segment.prompt, question.segment.target) == ("refer", "x")
+    assert (question.segment.prompt, question.texts) == ("refer", ("x",))
     np.testing.assert_array_equal(question.segment.region.mask, grid_mask(1, 2))
 
 

@@ -37,6 +37,7 @@ def encode(image, segments, spec):
     for slot, segment in enumerate(segments):
         row["region_box"][slot] = segment.region.bounding_box()
         row["prompt"][slot, 0] = len(segment.prompt)
+        row["target"][slot, : len(segment.target)] = 1
         row["target_weight"][slot, : len(segment.target)] = 1
     return row
 
@@ -49,12 +50,8 @@ def shown(batch):
 
 def caption_nll(params, batch):
     # 0/0 in unused slots must stay there
-    return (
-        params["scale"]
-        * shown(batch)
-        * batch["target_weight"].sum(-1)
-        / (batch["target_weight"].sum(-1))
-    )
+    words = batch["target_weight"].sum(-1)
+    return params["scale"] * shown(batch)[..., None] * words / words
 
 
 def generate(params, batch, rng, *, eos_id, config):
@@ -67,7 +64,7 @@ def heatmap(params, batch):
     return jnp.broadcast_to(shown(batch)[..., None, None], (*shown(batch).shape, 2, 5))
 
 
-def predictor(devices=8, batch_size=8, functions=None, answers=None):
+def predictor(devices=8, batch_size=8, functions=None, answers=None, spec=SPEC):
     mesh = jax.make_mesh(
         (devices // 2 or 1, 2 if devices > 1 else 1, 1),
         ("data", "fsdp", "tensor"),
@@ -77,7 +74,7 @@ def predictor(devices=8, batch_size=8, functions=None, answers=None):
     return Predictor(
         functions or {"caption_nll": caption_nll, "generate": generate, "heatmap": heatmap},
         jax.device_put({"scale": np.float32(2)}, NamedSharding(mesh, PartitionSpec())),
-        spec=SPEC,
+        spec=spec,
         encode=encode,
         decode=lambda ids: f"{ids[0]} then {ids[1]}",
         eos_id=7,
@@ -94,7 +91,7 @@ def queries(counts):
         image = Image(value)
         for number in range(count):
             region = Region.from_box((number / 16, 0, 1, 1))
-            asked.append(Query(image, Segment(region, "?" * (number % 5), "abc")))
+            asked.append(Query(image, Segment(region, "?" * (number % 5)), ("abc",)))
             expected.append(value * 100 + number % 5 * 10 + number / 16)
     return asked, np.array(expected, np.float32)
 
@@ -102,8 +99,8 @@ def queries(counts):
 @pytest.mark.parametrize("devices", [1, 8])
 def test_answers_come_back_in_order(devices):
     asked, expected = queries([1, 7, 3, 0, 4] * 12)
-    found = predictor(devices).caption_nll(asked)
-    np.testing.assert_array_equal(found, 2 * expected)
+    found = predictor(devices).caption_nll(asked, 1)
+    np.testing.assert_array_equal(found, 2 * expected[:, None])
 
 
 def test_questions_of_an_image_share_rows_and_everything_is_counted():
@@ -125,8 +122,8 @@ def test_one_shape_is_compiled_once():
         return caption_nll(params, batch)
 
     model = predictor(functions={"caption_nll": counting})
-    model.caption_nll(queries([2] * 8 * (AHEAD + 3))[0])
-    model.caption_nll(queries([5])[0])
+    model.caption_nll(queries([2] * 8 * (AHEAD + 3))[0], 1)
+    model.caption_nll(queries([5])[0], 1)
     assert traced == [(8, 2, 2, 3)]
 
 
@@ -143,8 +140,8 @@ def test_heatmaps_keep_their_shape_and_may_be_asked_lazily():
     np.testing.assert_array_equal(found[:, 1, 4], expected)
 
 
-@pytest.mark.parametrize(("slots", "shape"), [(6, (8, 6)), (1, (16, 1)), (100, (4, 100))])
-def test_an_image_can_share_more_of_its_questions(slots, shape):
+@pytest.mark.parametrize(("together", "shape"), [(6, (8, 6)), (1, (16, 1)), (100, (4, 100))])
+def test_an_image_can_share_more_of_its_questions(together, shape):
     """As many slots a batch as ever (16 rows of 3), in whole shares of the four devices."""
     traced = []
 
@@ -154,14 +151,55 @@ def test_an_image_can_share_more_of_its_questions(slots, shape):
 
     asked, expected = queries([1, 7, 13, 2, 5])
     model = predictor(4, 16, {"caption_nll": noting})
-    np.testing.assert_array_equal(model.caption_nll(asked, slots), 2 * expected)
+    np.testing.assert_array_equal(model.caption_nll(asked, 1, together)[:, 0], 2 * expected)
     assert traced == [shape]
-    rows = sum(-(-count // slots) for count in (1, 7, 13, 2, 5))
+    rows = sum(-(-count // together) for count in (1, 7, 13, 2, 5))
     assert model.tallies["caption_nll"].rows == rows
 
 
+def lengths(params, batch):
+    """As many as the words of a text and of the prompt, and 100 for the room it has."""
+    words = batch["target_weight"].sum(-1)
+    return words + batch["prompt"][:, :, :1] * 10 + 100 * batch["target"].shape[-1]
+
+
+def about(record, texts, prompt=""):
+    return Query(record, Segment(Region.from_box((0, 0, 1, 1)), prompt), texts)
+
+
+def test_texts_share_a_region_and_have_no_more_room_than_they_need():
+    """Two texts a query; with 8 texts to an encoding, so four slots; 3 of 8 words are 4 of 8."""
+    traced = []
+
+    def noting(params, batch):
+        traced.append(batch["target"].shape)
+        return lengths(params, batch)
+
+    spec = dataclasses.replace(SPEC, target_length=8, text_length=12)
+    model = predictor(1, 4, {"caption_nll": noting}, spec=spec)
+    first, second = Image(0), Image(1)
+    asked = [about(first, ("a", "abc")), about(first, ("ab",), "??"), about(second, ("abc", "a"))]
+    found = model.caption_nll(asked, 2, 8)
+    np.testing.assert_array_equal(found[[0, 2]], [[401, 403], [403, 401]])
+    assert found[1, 0] == 422
+    assert traced == [(1, 4, 2, 4)]
+    assert model.tallies["caption_nll"].rows == 2
+    assert model.caption_nll([], 2).shape == (0, 2)
+
+
+def test_what_is_compared_is_computed_in_the_same_shapes():
+    """Long texts of one image change nothing for the short ones of the other."""
+    spec = dataclasses.replace(SPEC, target_length=8, text_length=12)
+    model = predictor(1, 4, {"caption_nll": lengths}, spec=spec)
+    first, second = Image(0), Image(1)
+    asked = [about(first, ("a",)), about(first, ("abcde",)), about(second, ("a",))]
+    np.testing.assert_array_equal(model.caption_nll(asked, 1)[:, 0], [601, 605, 601])
+    found = model.caption_nll(asked, 1, compared=True)[:, 0]
+    np.testing.assert_array_equal(found, [201, 605, 201])
+
+
 def test_no_questions():
-    assert len(predictor().caption_nll([])) == 0
+    assert len(predictor().caption_nll([], 1)) == 0
 
 
 def test_batch_size_must_suit_the_mesh():

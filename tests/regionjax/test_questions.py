@@ -67,7 +67,7 @@ def test_each_kind_becomes_its_question():
     (narration,) = made.narrations
     assert (narration.prompt, narration.region().kind) == ("narrate", "points")
     (caption,) = made.captions
-    assert caption.references == ("a cat", "a cat and a dog")
+    assert caption.references == ("a cat", "a cat and a dog", "a cat")  # each as often as written
     assert caption.region() is WHOLE_IMAGE
     (expression,) = made.expressions
     assert (expression.refer_prompt, expression.locate_prompt) == ("refer", "locate cat")

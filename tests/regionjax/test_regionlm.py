@@ -109,6 +109,22 @@ def test_packed_regions_equal_separate_runs(trained):
     np.testing.assert_allclose(heat.reshape(one.shape), one, atol=1e-6)
 
 
+def test_several_texts_of_a_region_are_scored_as_each_alone(trained):
+    """Two texts a slot, and no more room than they need."""
+    regionlm, params = trained
+    shown, other = make_batch(), make_batch(seed=7)
+    texts = {n: np.stack([shown[n], other[n]], axis=2) for n in ("target", "target_weight")}
+    needed = 1 + np.flatnonzero(texts["target"].any((0, 1, 2))).max()
+    assert needed < SPEC.target_length
+    found = regionlm.predict["caption_nll"](
+        params, shown | {n: value[..., :needed] for n, value in texts.items()}
+    )
+    first = regionlm.predict["caption_nll"](params, shown)
+    second = regionlm.predict["caption_nll"](params, shown | {n: other[n] for n in texts})
+    np.testing.assert_allclose(found, np.stack([first, second], axis=2), atol=1e-5)
+    assert np.abs(first - second).max() > 1e-2
+
+
 def test_a_region_sees_nothing_of_the_others(trained):
     regionlm, params = trained
     batch, other = make_batch(), make_batch(seed=7)

@@ -366,6 +366,21 @@ def test_model_and_batch_that_disagree_are_refused(changes, message):
         build(**changes)
 
 
+def test_several_texts_of_a_region_are_scored_as_each_alone(model):
+    """Three texts a slot, of which one is empty in half of them, and room for 5 tokens of 6."""
+    built, params = model
+    batches = [make_batch(seed=seed) for seed in range(3)]
+    batches[2]["target"][:, ::2] = batches[2]["target_weight"][:, ::2] = 0
+    texts = {n: np.stack([b[n] for b in batches], axis=2) for n in ("target", "target_weight")}
+    assert not texts["target"][..., 5:].any()
+    shown = {n: v for n, v in batches[0].items() if n not in texts}
+    nll = jax.jit(built.predict["caption_nll"])
+    found = nll(params, shown | {n: value[..., :5] for n, value in texts.items()})
+    alone = [nll(params, shown | {n: b[n] for n in texts}) for b in batches]
+    close(found, np.stack(alone, axis=2))
+    assert found.shape == (2, 8, 3) and not found[:, ::2, 2].any() and np.ptp(found[0, 1]) > 1e-3
+
+
 def test_truncation_to_fewer_pieces_is_a_setting(model):
     built, params = model
     batch = make_batch()

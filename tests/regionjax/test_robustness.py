@@ -80,15 +80,14 @@ def test_fewer_points_are_still_from_end_to_end():
 class Looker(toy.Oracle):
     """Knows the object on which most points lie, and how sure it is."""
 
-    def caption_nll(self, queries, slots=None):
+    def caption_nll(self, queries, texts, together=None, compared=False):
         self.queries = list(queries)
-        found = []
-        for query in self.queries:
-            objects = dict(query.record.objects)
-            mask = objects[query.segment.target.removeprefix("the ")]
-            columns, rows = np.clip(query.segment.region.points * 96, 0, 95).astype(int).T
-            found.append(1 - mask[rows, columns].mean())
-        return np.array(found, np.float32)
+        return toy.nll_table(self.queries, texts, self._nll)
+
+    def _nll(self, query, text):
+        mask = dict(query.record.objects)[text.removeprefix("the ")]
+        columns, rows = np.clip(query.segment.region.points * 96, 0, 95).astype(int).T
+        return 1 - mask[rows, columns].mean()
 
 
 def test_scores_fall_and_are_named():

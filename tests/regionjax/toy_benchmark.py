@@ -100,6 +100,13 @@ def referred(records):
     ]
 
 
+def nll_table(queries, texts, nll):
+    """f32 [N, texts] of nll(query, text), NaN where a query has fewer."""
+    rows = [[nll(query, text) for text in query.texts] for query in queries]
+    rows = [row + [np.nan] * (texts - len(row)) for row in rows]
+    return np.array(rows, np.float32).reshape(-1, texts)
+
+
 class Oracle:
     """Answers everything right, as far as it is shown the region; `wrong` of the time it errs."""
 
@@ -131,17 +138,12 @@ class Oracle:
         name = query.record.name_of(query.segment.region)
         return self._object(query, name)[0] if name else query.record.objects[0][0]
 
-    def caption_nll(self, queries, slots=None):
-        return np.array(
-            [
-                0.1
-                if "the " + self._object(q, q.record.name_of(q.segment.region))[0]
-                == q.segment.target
-                else 5.0 + self.rng.random()
-                for q in queries
-            ],
-            np.float32,
-        )
+    def caption_nll(self, queries, texts, together=None, compared=False):
+        return nll_table(queries, texts, self._nll)
+
+    def _nll(self, query, text):
+        name, _ = self._object(query, query.record.name_of(query.segment.region))
+        return 0.1 if text == f"the {name}" else 5.0 + self.rng.random()
 
     def heatmap(self, queries):
         maps = []
