@@ -1,8 +1,8 @@
 """Answers of an unfinished evaluation, on disk: stopped at any moment, it goes on from there.
 
-FOLDER/NNN-FUNCTION.npy holds what the model said in the NNN-th round of questions: for each batch a
-digest of its questions and an array, one after the other in NumPy's format. Scores are not kept;
-they are made of the answers again. A batch that was being written when the evaluation stopped is
+FOLDER/NNN-FUNCTION.npy holds what the model said in the NNN-th round of questions: for each row of
+them a digest of these and an array, one after the other in NumPy's format. Scores are not kept;
+they are made of the answers again. A row that was being written when the evaluation stopped is
 asked once more.
 """
 
@@ -46,11 +46,11 @@ class Answers:
 
 
 class Round:
-    """The answers to one round of questions, a batch after the other."""
+    """The answers to one round of questions, a row after the other."""
 
     def __init__(self, path, writes):
         self._path, self._writes = path, writes
-        self._kept, self._end = [], 0  # batches, and the byte after the last whole one
+        self._kept, self._end = [], 0  # rows, and the byte after the last whole one
         if path.is_file():
             self._read()
 
@@ -58,20 +58,20 @@ class Round:
         with self._path.open("rb") as file:
             try:
                 while True:
-                    batch = tuple(np.load(file, allow_pickle=False) for _ in range(2))
-                    self._kept.append(batch)
+                    row = tuple(np.load(file, allow_pickle=False) for _ in range(2))
+                    self._kept.append(row)
                     self._end = file.tell()
             except _CUT_SHORT:
                 self._kept.reverse()  # taken from the end
 
     def kept(self, digest):
-        """The answers to the next batch of questions, or None from where they have to be asked.
+        """The answers to the next row of questions, or None from where they have to be asked.
 
         Args:
           digest: bytes that tell these questions from others.
 
         Raises:
-          OtherQuestions: the batch that was kept has another digest.
+          OtherQuestions: the row that was kept has another digest.
         """
         if not self._kept:
             return None
@@ -84,7 +84,7 @@ class Round:
         return answers
 
     def append(self, digest, answers):
-        """Keeps the answers (array) to a batch of questions."""
+        """Keeps the answers (array) to a row of questions."""
         if not self._writes:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -2,13 +2,13 @@
 
 All questions about one image share its row (R slots; more rows when there are more questions),
 rows fill batches of one fixed size, and the last batch is padded, so each predict function compiles
-once. Texts that are scored for a region share its slot, and are padded to a quarter, a half, three
-quarters or all of batch.target_length, by the longest of a batch; so that function compiles up to
-LENGTHS times. Batches are dispatched without waiting for their answers; at most AHEAD of them are
-under way. With several processes each one encodes all questions and receives all answers.
+once for each of the few lengths to which prompts and texts are padded (`padded`). Texts that are
+scored for a region share its slot. Batches are dispatched without waiting for their answers; at
+most AHEAD of them are under way. With several processes each one encodes all questions and receives
+all answers.
 
-Answers may be kept on disk as they come (answers.py); an evaluation that was stopped finds them
-there and asks the rest.
+Answers may be kept on disk as they come (answers.py), row by row; an evaluation that was stopped
+finds them there and asks the rest, on as many devices as there are now.
 """
 
 import collections
@@ -28,7 +28,7 @@ from regionjax.config import ConfigError
 from regionjax.regions import WHOLE_IMAGE
 
 AHEAD = 4  # batches under way; enough to hide the host, few enough to bound memory
-LENGTHS = 4  # to which texts are padded
+PARTS = (4, 2, 1)  # of the most there may be: what texts are padded to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Row:
     Attributes:
       said: of each query, what it is asked to score: (target i32 [W, T], target_weight f32 [W, T]);
         None where nothing is.
-      length: tokens that all of these texts fit into.
+      length: what these texts are padded to.
     """
 
     record: Any
@@ -68,6 +68,12 @@ class Tally:
     rows: int = 0  # images encoded, one for up to R queries
     batches: int = 0
     seconds: float = 0.0  # from the first question to the last answer, with compilation
+
+
+def padded(tokens, most):
+    """The least part of `most` that has room for so many tokens; 1 for none."""
+    rooms = [-(-most // part) for part in PARTS]
+    return next(room for room in (1, *rooms) if room >= tokens)
 
 
 class Predictor:
@@ -128,7 +134,7 @@ class Predictor:
         self._everywhere = NamedSharding(sharding.mesh, PartitionSpec())
         self._rng = jax.random.key(seed)
         self._compiled = {}
-        self._latest = None, None  # prompt and texts, the same as targets
+        self._latest = None, None  # prompt, texts and W; the same as targets
         self.tallies = collections.defaultdict(Tally)
 
     def has(self, name):
@@ -174,32 +180,43 @@ class Predictor:
         answers, under_way = [], collections.deque()
 
         def arrive():
-            found = _unpacked(*under_way[0][:2])
-            if kept:
-                kept.append(under_way[0][2], np.stack(found))
+            output, asked = under_way[0]
+            for row, found in zip(asked, np.asarray(output), strict=False):  # the last are empty
+                found = found[: len(row.queries)]
+                if kept:
+                    kept.append(_digest(row), found)
+                answers.extend(found)
             under_way.popleft()
-            answers.extend(found)
 
-        for rows in _chunks(self._packed(queries, spec, texts, compared), batch_size, compared):
-            used = [len(row.queries) for row in rows]
-            number = tally.batches
-            tally.queries += sum(used)
-            tally.rows += len(rows)
+        rows = self._packed(queries, spec, texts, compared)
+        if kept:
+            rows = self._unanswered(rows, kept, answers, tally)
+        for asked in _chunks(rows, batch_size, compared):
+            number = tally.rows
+            tally.queries += sum(len(row.queries) for row in asked)
+            tally.rows += len(asked)
             tally.batches += 1
-            digest = _digest(rows) if kept else b""
-            before = kept.kept(digest) if kept else None
-            if before is not None:
-                answers.extend(before)
-                tally.kept += len(before)
-                continue
-            output = self._dispatch(name, options, rows, number, spec, batch_size)
-            under_way.append((output, used, digest))
+            output = self._dispatch(name, options, asked, number, spec, batch_size)
+            under_way.append((output, asked))
             if len(under_way) > AHEAD:
                 arrive()
         while under_way:
             arrive()
         tally.seconds += time.perf_counter() - started
         return np.stack(answers) if answers else np.zeros((0, texts) if texts else 0, np.float32)
+
+    def _unanswered(self, rows, kept, answers, tally):
+        """Yields the rows from the first on whose answer is not kept; `answers` gets the others."""
+        for row in rows:
+            found = kept.kept(_digest(row))
+            if found is None:
+                yield row
+                break
+            tally.rows += 1
+            tally.queries += len(found)
+            tally.kept += len(found)
+            answers.extend(found)
+        yield from rows
 
     def _sizes(self, texts, together):
         """(BatchSpec, rows a batch): about as many texts, or slots without any, a batch as ever."""
@@ -230,17 +247,15 @@ class Predictor:
 
     def _said(self, query, spec, texts):
         """A query's texts as (target, target_weight), [W, T] each, and what length they need."""
-        key = query.segment.prompt, query.texts
+        key = query.segment.prompt, query.texts, texts
         if key != self._latest[0]:
             prompt = query.segment.prompt
             segments = [Segment(WHOLE_IMAGE, prompt, text) for text in query.texts]
             spec = dataclasses.replace(spec, regions=texts)
             row = self._encode(query.record, segments, spec)
             self._latest = key, (row["target"], row["target_weight"])
-        target, weight = self._latest[1]
-        part = -(-spec.target_length // LENGTHS)
-        longest = np.flatnonzero(weight.any(0)).max(initial=0) + 1
-        return (target, weight), min(-(-longest // part) * part, spec.target_length)
+        said = self._latest[1]
+        return said, padded(_tokens(said[1]), spec.target_length)
 
     def _dispatch(self, name, options, rows, number, spec, batch_size):
         """Starts one batch; returns device values [B, R, …], the same on every process."""
@@ -257,6 +272,9 @@ class Predictor:
             for slot, said in enumerate(row.said if scored is not None else ()):
                 for field, value in zip(TEXTS, said, strict=True):
                     batch[field][index, slot] = value[:, :length]
+        batch["prompt"] = batch["prompt"][
+            ..., : padded(_tokens(batch["prompt"]), spec.prompt_length)
+        ]
         arguments = [self._params, self._on_mesh(batch)]
         if options:
             arguments.append(jax.random.fold_in(self._rng, number))
@@ -290,19 +308,16 @@ def _chunks(rows, size, alike):
         yield chunk
 
 
-def _unpacked(output, used):
-    """Device [B, R, …] to the list of answers of the used slots, row by row."""
-    output = np.asarray(output)
-    return [output[row, slot] for row, slots in enumerate(used) for slot in range(slots)]
+def _tokens(texts):
+    """The most tokens of a text, of ids or weights [..., T] padded with 0."""
+    return int(np.flatnonzero(texts.reshape(-1, texts.shape[-1]).any(0)).max(initial=-1)) + 1
 
 
-def _digest(rows):
-    """Bytes that tell the questions of a batch from others."""
+def _digest(row):
+    """Bytes that tell the questions of a row from others."""
     digest = hashlib.sha256()
-    for row in rows:
-        for query in row.queries:
-            box = np.asarray(query.segment.region.bounding_box(), np.float32).tobytes()
-            asked = query.segment.prompt, query.segment.target, query.texts, box
-            digest.update(repr(asked).encode())
-        digest.update(b"\n")
+    for query in row.queries:
+        box = np.asarray(query.segment.region.bounding_box(), np.float32).tobytes()
+        asked = query.segment.prompt, query.segment.target, query.texts, box
+        digest.update(repr(asked).encode())
     return digest.digest()

@@ -14,10 +14,10 @@ class Stopped(Exception):
     pass
 
 
-def asked_until(stop_at, path, prompts=(2, 3, 1, 2, 3, 3, 2, 1, 3, 3), rounds=1):
+def asked_until(stop_at, path, prompts=(2, 3, 1, 2, 3, 3, 2, 1, 3, 3), rounds=1, devices=1):
     """Scores questions, at most `stop_at` of the rows in all; returns (found, expected, tally)."""
     asked, expected = queries(prompts)
-    model = predictor(1, 1, {"caption_nll": caption_nll}, Answers(path))
+    model = predictor(devices, devices, {"caption_nll": caption_nll}, Answers(path))
     encoded, encode = 0, model._encode
 
     def stopping(record, segments, spec):
@@ -44,6 +44,14 @@ def test_it_goes_on_where_it_was_stopped(tmp_path, stop_at):
     assert tally.kept == sum((2, 3, 1, 2, 3, 3, 2, 1, 3, 3)[:least])
 
 
+def test_it_goes_on_with_other_devices(tmp_path):
+    with pytest.raises(Stopped):
+        asked_until(9, tmp_path)
+    (found,), expected, tally = asked_until(10, tmp_path, devices=8)
+    np.testing.assert_array_equal(found, 2 * expected)
+    assert tally.kept == 2 + 3 + 1 + 2 + 3 and tally.batches == 1
+
+
 def test_rounds_are_kept_apart(tmp_path):
     with pytest.raises(Stopped):
         asked_until(16, tmp_path, rounds=2)
@@ -52,7 +60,7 @@ def test_rounds_are_kept_apart(tmp_path):
     assert tally.kept == len(expected) + 2 + 3  # 16 - AHEAD rows of 10 a round
 
 
-def test_a_batch_cut_short_on_disk_is_asked_again(tmp_path):
+def test_a_row_cut_short_on_disk_is_asked_again(tmp_path):
     asked_until(10, tmp_path)
     (path,) = tmp_path.iterdir()
     whole = path.read_bytes()

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from regionjax.batch import BatchSpec, Segment
 from regionjax.config import ConfigError
 from regionjax.decode import GenerationConfig
-from regionjax.evaluators.predictor import AHEAD, Predictor, Query
+from regionjax.evaluators.predictor import AHEAD, Predictor, Query, padded
 from regionjax.regions import Region
 
 SPEC = BatchSpec(
@@ -31,12 +31,12 @@ class Image:
 
 
 def encode(image, segments, spec):
-    """A row whose image is one number and whose prompts are lengths of texts."""
+    """A row whose image is one number and whose prompts repeat the length of a text."""
     row = {name: field[0] for name, field in spec.zeros(1).items()}
     row["image"][:] = image.value
     for slot, segment in enumerate(segments):
         row["region_box"][slot] = segment.region.bounding_box()
-        row["prompt"][slot, 0] = len(segment.prompt)
+        row["prompt"][slot, : len(segment.prompt)] = len(segment.prompt)
         row["target"][slot, : len(segment.target)] = 1
         row["target_weight"][slot, : len(segment.target)] = 1
     return row
@@ -123,7 +123,7 @@ def test_one_shape_is_compiled_once():
 
     model = predictor(functions={"caption_nll": counting})
     model.caption_nll(queries([2] * 8 * (AHEAD + 3))[0], 1)
-    model.caption_nll(queries([5])[0], 1)
+    model.caption_nll(queries([2])[0], 1)
     assert traced == [(8, 2, 2, 3)]
 
 
@@ -152,7 +152,7 @@ def test_an_image_can_share_more_of_its_questions(together, shape):
     asked, expected = queries([1, 7, 13, 2, 5])
     model = predictor(4, 16, {"caption_nll": noting})
     np.testing.assert_array_equal(model.caption_nll(asked, 1, together)[:, 0], 2 * expected)
-    assert traced == [shape]
+    assert {*traced} == {shape}
     rows = sum(-(-count // together) for count in (1, 7, 13, 2, 5))
     assert model.tallies["caption_nll"].rows == rows
 
@@ -187,15 +187,33 @@ def test_texts_share_a_region_and_have_no_more_room_than_they_need():
     assert model.caption_nll([], 2).shape == (0, 2)
 
 
+def test_prompts_have_no_more_room_than_they_need():
+    traced = []
+
+    def noting(params, batch):
+        traced.append(batch["prompt"].shape[-1])
+        return lengths(params, batch)
+
+    model = predictor(1, 1, {"caption_nll": noting})
+    image = Image(0)
+    for prompt in ("", "?", "??", "???", "????"):
+        found = model.caption_nll([about(image, ("a",), prompt)], 1)
+        assert found == 101 + 10 * len(prompt)
+    assert traced == [1, 2, 4]
+    rooms = [padded(tokens, 10) for tokens in (0, 1, 2, 3, 4, 5, 6, 10)]
+    assert rooms == [1, 1, 3, 3, 5, 5, 10, 10]
+    assert [padded(tokens, 1) for tokens in (0, 1)] == [1, 1]
+
+
 def test_what_is_compared_is_computed_in_the_same_shapes():
     """Long texts of one image change nothing for the short ones of the other."""
     spec = dataclasses.replace(SPEC, target_length=8, text_length=12)
     model = predictor(1, 4, {"caption_nll": lengths}, spec=spec)
     first, second = Image(0), Image(1)
     asked = [about(first, ("a",)), about(first, ("abcde",)), about(second, ("a",))]
-    np.testing.assert_array_equal(model.caption_nll(asked, 1)[:, 0], [601, 605, 601])
+    np.testing.assert_array_equal(model.caption_nll(asked, 1)[:, 0], [801, 805, 801])
     found = model.caption_nll(asked, 1, compared=True)[:, 0]
-    np.testing.assert_array_equal(found, [201, 605, 201])
+    np.testing.assert_array_equal(found, [101, 805, 101])
 
 
 def test_no_questions():
