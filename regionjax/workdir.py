@@ -35,6 +35,7 @@ MAY_DIFFER = (
     "data.mixture.",  # each component goes on where it is; see input_pipeline/mixture.py
     "data.mixture_by",
     "data.prepared",  # a part may lie elsewhere; prepare.ensure checks that it is the same one
+    "data.eval_split",  # nothing is learnt from it
     "data.on_bad",  # a run that met an unreadable image may go on without it
     "evaluate.",
     "dialogue.",
@@ -79,10 +80,10 @@ def check(folder, config):
     # Without a checkpoint there is nothing to lose, nor to go on from.
     if not record.exists() or checkpoint.latest_step(record.parent / "checkpoints") is None:
         return
-    if differences := _differences(json.loads(record.read_text()), _plain(config)):
+    if found := differences(json.loads(record.read_text()), _plain(config), MAY_DIFFER):
         raise ConfigError(
             f"{folder} holds a run of another config:\n  "
-            + "\n  ".join(differences)
+            + "\n  ".join(found)
             + "\nUse another --workdir, or --force_new_workdir to move this one aside."
         )
 
@@ -92,12 +93,18 @@ def _plain(config):
     return json.loads(json.dumps(config.to_dict()))
 
 
-def _differences(old, new):
+def differences(old, new, may_differ=()):
+    """How two configs differ: list of "path: old value -> new value".
+
+    Args:
+      old, new: dict, as JSON gives them back.
+      may_differ: beginnings of the paths that do not count.
+    """
     old, new = _leaves(old), _leaves(new)
     return [
         f"{path}: {old.get(path, 'absent')} -> {new.get(path, 'absent')}"
         for path in dict.fromkeys([*old, *new])
-        if old.get(path) != new.get(path) and not path.startswith(MAY_DIFFER)
+        if old.get(path) != new.get(path) and not path.startswith(may_differ)
     ]
 
 

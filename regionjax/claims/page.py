@@ -91,18 +91,19 @@ def _shown(name, score):
     if score is None:
         return "-"
     seeds = len(score.each)
-    interval = f"{_number(name, score.low)} to {_number(name, score.high)}"
-    return f"{_number(name, score.value)} [{interval}], {seeds} seed{'s' * (seeds > 1)}"
+    value, low, high = _numbers(name, score)
+    return f"{value} [{low} to {high}], {seeds} seed{'s' * (seeds > 1)}"
 
 
-def _number(name, value):
-    return f"{value:.2f}" if name.endswith("/cider") else f"{100 * value:.1f}%"
+def _numbers(name, score):
+    """The score and the ends of its interval, as text."""
+    text = "{:.2f}" if score.counted or name.endswith("cider") else "{:.1%}"
+    return [text.format(value) for value in (score.value, score.low, score.high)]
 
 
 def _counted(claims, found):
     done = sum(len(seeds) for seeds in found.values())
-    names = claims.only or tuple(claims.variants)
-    return f"{done} of {len(names) * len(claims.seeds)} finished"
+    return f"{done} of {len(claims.variants) * len(claims.seeds)} finished"
 
 
 # ---- page ---------------------------------------------------------------------------------------
@@ -148,8 +149,8 @@ def _row(row):
     for name, score in ((row.row.score, row.score), (row.row.than, row.than)):
         value = '<span class="missing">nothing measured</span>'
         if score is not None:
-            low, high = _number(name, score.low), _number(name, score.high)
-            value = f"<b>{_number(name, score.value)}</b> {low} – {high}"
+            value, low, high = _numbers(name, score)
+            value = f"<b>{value}</b> {low} – {high}"
         lines += f"{value}<br><small>{html.escape(name)}</small><br>"
     plot = ""
     if row.verdict != MISSING:

@@ -70,7 +70,7 @@ class ClaimsConfig:
       parts: {letter: Part}.
       seeds: each variant is trained once with each.
       margin: of the rule "not_lower", a share of the score that is compared with.
-      only: names of the variants to be run; empty: all. Claims about others are not measured.
+      only: names of the variants to be run; empty: all. The table is of all that are finished.
     """
 
     variants: dict
@@ -126,13 +126,20 @@ def _check(claims, where):
             place = f"{where}.parts.{letter}.rows.{number}"
             if row.rule not in RULES:
                 raise ConfigError(f"{place}.rule = {row.rule!r}{nearest(row.rule, RULES)}")
+    for place, score in _named(claims, where):
+        _check_score(score, claims, place)
+
+
+def _named(claims, where):
+    """Yields (place in the config, VARIANT:KEY) of all scores of rows and curves."""
+    for letter, part in claims.parts.items():
+        for number, row in part.rows.items():
             for name in ("score", "than"):
-                _check_score(getattr(row, name), claims, f"{place}.{name}")
+                yield f"{where}.parts.{letter}.rows.{number}.{name}", getattr(row, name)
         for title, curve in part.curves.items():
             for line, points in curve.lines.items():
                 for _, score in points:
-                    place = f"{where}.parts.{letter}.curves.{title}.lines.{line}"
-                    _check_score(score, claims, place)
+                    yield f"{where}.parts.{letter}.curves.{title}.lines.{line}", score
 
 
 def _check_score(score, claims, place):
@@ -142,3 +149,29 @@ def _check_score(score, claims, place):
     if variant not in claims.variants:
         hint = nearest(variant, claims.variants)
         raise ConfigError(f"{place} = {score!r}: {variant!r} is no variant{hint}")
+
+
+def check_keys(claims, found):
+    """Every score that is named is one that its variant has, as far as runs are finished.
+
+    Args:
+      claims: ClaimsConfig.
+      found: {variant: {seed: scores of report.json}}. A score that is None is there: the data has
+        no such items.
+
+    Raises:
+      ConfigError: lists all keys that no run of their variant has, with the nearest right ones.
+    """
+    missing = []
+    for place, score in _named(claims, "config.claims"):
+        variant, key = score.split(":", 1)
+        runs = list(found.get(variant, {}).values())
+        if runs and not any(key in scores for scores in runs):
+            known = [name for name in runs[0] if not name.endswith(("_low", "_high"))]
+            missing.append(f"{place} = {score!r}{nearest(key, known)}")
+    if missing:
+        raise ConfigError(
+            "runs are finished, and do not have these scores:\n  "
+            + "\n  ".join(missing)
+            + "\nThe same command goes on from here when that is mended; what is finished stays so."
+        )

@@ -46,11 +46,18 @@ class Run:
 
     def finished(self):
         """The scores, or None where this very run has not been finished."""
+        found = self._noted()
+        return found["scores"] if found and not self.differences() else None
+
+    def differences(self):
+        """How the run that was finished in this folder differs from this one: list of str."""
+        found = self._noted()
+        config = json.loads(json.dumps(self.config))
+        return workdir.differences(found["config"], config) if found else []
+
+    def _noted(self):
         file = self.folder / "finished.json"
-        if not file.is_file():
-            return None
-        found = json.loads(file.read_text(encoding="utf-8"))
-        return found["scores"] if found["config"] == json.loads(json.dumps(self.config)) else None
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
     def finish(self, scores):
         """Notes the scores."""
@@ -81,7 +88,9 @@ def study(
       The path of the page.
 
     Raises:
-      ConfigError: a setting that cannot be used, of any of the runs; nothing was begun.
+      ConfigError: a setting that cannot be used, of any of the runs; nothing was begun. With
+        `table_only`, a run that was finished with another config; nothing was written. A claim on
+        a score that a finished run does not have, as soon as there is one; the run stays finished.
       Whatever `train` and `evaluate` raise: the same command goes on from there.
     """
     if jax.process_count() > 1:
@@ -90,18 +99,25 @@ def study(
     runs = runs_of(config, claims, pathlib.Path(folder).absolute())
     for run in runs:
         build(Settings, ConfigDict(run.config), f"config of {run.folder.name}")
+    if table_only:
+        _check_finished(runs)
     folder = workdir.claim(folder, config, force_new=force_new)
     with to_file(folder / "log.txt"), _shared_programs(folder / "compiled"):
         found = {run: scores for run in runs if (scores := run.finished()) is not None}
         log.info("%d of %d runs are finished", len(found), len(runs))
-        left = [] if table_only else [run for run in runs if run not in found]
+        settings.check_keys(claims, _by_variant(found))
+        named = claims.only or claims.variants
+        chosen = [] if table_only else [run for run in runs if run.variant in named]
+        left = [run for run in chosen if run not in found]
         places = _prepare(config, folder) if left else {}
-        for run in left:
-            log.info("%s", _progress(runs.index(run) + 1, len(runs), run, list(found.values())))
+        for done, run in enumerate(left):
+            which = f"run {chosen.index(run) + 1} of {len(chosen)}: {run.variant}, seed {run.seed}"
+            log.info("%s%s", which, _time_left(len(left) - done, list(found.values())))
             placed = ConfigDict(merged(run.config, places))
             train(placed, run.folder)
             found[run] = evaluate(placed, run.folder)
             run.finish(found[run])
+            settings.check_keys(claims, _by_variant(found))
             _write(folder, claims, found)
             jax.clear_caches()  # the next run's programs are others, or in `compiled`
         text = _write(folder, claims, found)
@@ -123,7 +139,6 @@ def runs_of(config, claims, folder):
         )
         for seed in claims.seeds
         for name, variant in claims.variants.items()
-        if not claims.only or name in claims.only
     ]
 
 
@@ -150,22 +165,41 @@ def _prepare(config, folder):
     return {"data": {**place, "tokenizer": str(folder / "data" / "tokenizer")}}
 
 
-def _progress(number, count, run, done):
-    """A line that says which run comes, and how long all that are left may take."""
-    line = f"run {number} of {count}: {run.variant}, seed {run.seed}"
-    if done:
-        seconds = sum(scores["time/total_seconds"] for scores in done) / len(done)
-        minutes = round(seconds * (count - len(done)) / 60)
-        line += f"; about {minutes // 60} h {minutes % 60} min to go"
-    return line
+def _check_finished(runs):
+    """Raises ConfigError where a run was finished with another config; says how they differ."""
+    others = {}
+    for run in runs:
+        if differences := run.differences():
+            others.setdefault("\n    ".join(differences), []).append(run.folder.name)
+    if others:
+        told = "".join(f"\n  {', '.join(names)}:\n    {how}" for how, names in others.items())
+        raise ConfigError(
+            f"these runs were finished with another config:{told}\n"
+            "The table is of runs as they are; use their settings. Without --mode evaluate the "
+            "same command goes on with the new ones, as far as a run may."
+        )
+
+
+def _time_left(count, done):
+    """How long so many runs may take, in words: as long as those that are done."""
+    if not done:
+        return ""
+    seconds = sum(scores["time/total_seconds"] for scores in done) / len(done)
+    minutes = round(seconds * count / 60)
+    return f"; about {minutes // 60} h {minutes % 60} min to go"
+
+
+def _by_variant(found):
+    """{variant: {seed: scores}} of {Run: scores}."""
+    result = {}
+    for run, scores in found.items():
+        result.setdefault(run.variant, {})[run.seed] = scores
+    return result
 
 
 def _write(folder, claims, found):
     """Writes the three forms of the table; returns the text."""
-    by_variant = {}
-    for run, scores in found.items():
-        by_variant.setdefault(run.variant, {})[run.seed] = scores
-    forms = page.forms(claims, by_variant, title=f"claims · {folder.name}")
+    forms = page.forms(claims, _by_variant(found), title=f"claims · {folder.name}")
     for ending, text in forms.items():
         replace_file(folder / f"claims.{ending}", text)
     return forms["txt"]

@@ -4,7 +4,8 @@ A run's score has an interval of its own, by the images that it was evaluated on
 seeds of a variant are evaluated on the same images, so that part of the doubt does not shrink with
 their number; what differs from seed to seed does. The interval of their mean is the square root of
 the sum of the squares of the two: the mean of the runs' own half widths, and Student's t for 95 %
-times the standard error over seeds. One seed alone has the first part only.
+times the standard error over seeds. One seed alone has the first part only; a score that has no
+interval in a run, such as a count, the second only.
 """
 
 import dataclasses
@@ -31,12 +32,16 @@ RULES = {
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """A score over seeds: the mean, its 95 % interval, and the score of each seed."""
+    """A score over seeds: the mean, its 95 % interval, and the score of each seed.
+
+    `counted`: it has no interval in a run; it is a number of things or of seconds, and no share.
+    """
 
     value: float
     low: float
     high: float
     each: tuple[float, ...]
+    counted: bool = False
 
     def plain(self):
         """As JSON."""
@@ -128,9 +133,14 @@ def measured(name, found, seeds=None):
       seeds: these only; None: all that there are.
     """
     variant, key = name.split(":", 1)
-    values = [
-        tuple(scores[key + end] for end in ("", "_low", "_high"))
+    runs = [
+        scores
         for seed, scores in sorted(found.get(variant, {}).items())
         if (seeds is None or seed in seeds) and scores.get(key) is not None
     ]
-    return over_seeds(values) if values else None
+    if not runs:
+        return None
+    ends = ("", "_low", "_high")
+    mean = over_seeds([[scores.get(key + end, scores[key]) for end in ends] for scores in runs])
+    counted = not any(f"{key}_low" in scores for scores in runs)
+    return dataclasses.replace(mean, counted=counted)

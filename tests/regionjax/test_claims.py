@@ -5,6 +5,7 @@ import html.parser
 import json
 import pathlib
 
+import numpy as np
 import pytest
 import toy
 
@@ -12,6 +13,9 @@ from input_pipeline import tasks
 from regionjax import config as configs
 from regionjax.claims import settings, study
 from regionjax.config import ConfigError, build
+from regionjax.evaluators.robustness import scribbled
+from regionjax.evaluators.settings import EvaluateConfig
+from regionjax.regions import Region
 from regionjax.settings import Settings
 from regionjax.systems import system as systems
 
@@ -57,7 +61,8 @@ class Runs:
         self.evaluated.append(folder.name)
         value = config.train.steps / 10 + config.seed / 100
         ends = {"x/y": value, "x/y_low": value - 0.01, "x/y_high": value + 0.02}
-        return {**ends, "time/total_seconds": 60.0}
+        counts = {"x/tied": 3, "x/none": None, "train/steps": config.train.steps}
+        return {**ends, **counts, "time/total_seconds": 60.0}
 
 
 @pytest.fixture(autouse=True)
@@ -105,11 +110,81 @@ def test_a_kill_loses_one_run_at_most(tmp_path):
     assert "run 3 of 4: base, seed 4; about 0 h 2 min to go" in log  # two runs of a minute
 
 
-def test_some_variants_alone(tmp_path):
+def test_some_variants_alone_and_a_table_of_all(tmp_path):
     runs = Runs()
     page = examine(small(only=("base",)), tmp_path, runs)
     assert {name for name, _, _ in runs.trained} == {"base-seed3", "base-seed4"}
     assert json.loads(page.with_suffix(".json").read_text())["rows"][0]["verdict"] == "not measured"
+    log = (tmp_path / "log.txt").read_text()
+    assert "run 2 of 2: base, seed 4; about 0 h 1 min to go" in log
+    examine(small(only=("short",)), tmp_path, runs)
+    whole = page.with_suffix(".txt").read_text()
+    assert len(runs.trained) == 4 and "HOLDS" in whole and "4 of 4 finished" in whole
+    examine(small(only=("base",)), tmp_path, runs, table_only=True)
+    assert page.with_suffix(".txt").read_text() == whole
+
+
+def with_row(says="more", score="base:x/y", than="short:x/y"):
+    config = small()
+    config.claims.parts.a.rows["1"].update({"says": says, "score": score, "than": than})
+    return config
+
+
+def contents(folder):
+    return {file: file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_scores_without_intervals_are_shown_as_numbers(tmp_path):
+    config = with_row(score="base:train/steps", than="short:train/steps")
+    config.claims.parts.a.curves.y.lines.y = ((9, "base:x/tied"), (5, "short:x/none"))
+    for _ in range(2):  # the second one finds all runs finished
+        page = examine(config, tmp_path, Runs())
+        assert "9.00 [9.00 to 9.00], 2 seeds" in page.with_suffix(".txt").read_text()
+        assert "<b>5.00</b> 5.00 – 5.00" in page.read_text()
+        [point] = json.loads(page.with_suffix(".json").read_text())["curves"]["a"]["y"]["y"]
+        assert (point["x"], point["low"], point["high"]) == (9, 3, 3)
+
+
+def test_a_key_that_there_is_not_is_told_after_the_first_run(tmp_path):
+    runs, misspelt = Runs(), with_row(score="base:x/Y", than="short:x/none")
+    misspelt.claims.parts.a.curves.y.lines.y = ((9, "base:x/teid"), (5, "short:x/y"))
+    for _ in range(2):  # the same command again trains nothing
+        with pytest.raises(ConfigError) as error:
+            examine(misspelt, tmp_path, runs)
+        assert "parts.a.rows.1.score = 'base:x/Y'; did you mean `x/y`?" in str(error.value)
+        assert "lines.y = 'base:x/teid'; did you mean `x/tied`?" in str(error.value)
+        assert "short" not in str(error.value)
+        assert runs.evaluated == ["base-seed3"]
+    mended = with_row(than="short:x/none")  # None: the data has no such items
+    page = examine(mended, tmp_path, runs)
+    assert runs.evaluated == ["base-seed3", "short-seed3", "base-seed4", "short-seed4"]
+    assert "NOT MEASURED" in page.with_suffix(".txt").read_text()
+
+
+def test_another_variants_key_is_told_after_its_own_first_run(tmp_path):
+    runs = Runs()
+    with pytest.raises(ConfigError, match="than = 'short:x/z'; did you mean `x/y`"):
+        examine(with_row(than="short:x/z"), tmp_path, runs)
+    assert runs.evaluated == ["base-seed3", "short-seed3"]
+
+
+def test_a_table_of_runs_of_another_config_is_refused(tmp_path):
+    examine(small(), tmp_path, Runs())
+    before = contents(tmp_path)
+    other = small()
+    with other.unlocked():
+        other.evaluate = {"gallery": 7}
+        other.claims.variants.short.changes.train.steps = 6
+    with pytest.raises(ConfigError) as error:
+        examine(other, tmp_path, Runs(), table_only=True)
+    base, short = str(error.value).split("short-seed3, short-seed4:")
+    assert "base-seed3, base-seed4:\n    evaluate.gallery: absent -> 7\n" in base
+    assert "evaluate.gallery: " in short and "train.steps: 5 -> 6" in short
+    assert contents(tmp_path) == before
+    reworded = with_row(says="still more")  # claims are no settings of a run
+    page = examine(reworded, tmp_path, Runs(), table_only=True)
+    text = page.with_suffix(".txt").read_text()
+    assert "HOLDS          still more" in text and "4 of 4 finished" in text
 
 
 class _Page(html.parser.HTMLParser):
@@ -194,6 +269,35 @@ def test_the_claims_of_regionvlm(arg, count, tmp_path):
     rows = [row for part in claims.parts.values() for row in part.rows.values()]
     used = {name.split(":")[0] for row in rows for name in (row.score, row.than)}
     assert used >= {"base", "hidden", "shuffled", "local_0", "local_100", "points_1"}
+    asked = build(EvaluateConfig, base.evaluate, "config.evaluate").robustness
+    for name in {name for row in rows for name in (row.score, row.than) if "robustness" in name}:
+        variant, kind, value, key = name.replace(":robustness", "").split("/", 3)
+        assert variant == "base" and value in [f"{each:g}" for each in getattr(asked, kind)]
+        assert key in ("ris/miou", "region_caption/exact_match", "narration/cider")
+
+
+def is_a_stroke(points):
+    """Whether a line across the image meets the points in their order."""
+    angles = np.linspace(0, 2 * np.pi, 3600)
+    along = np.stack([np.cos(angles), np.sin(angles)], axis=1) @ points.T
+    return bool((np.diff(along) > 0).all(axis=1).any())
+
+
+def test_the_row_about_names_compares_what_differs_in_order():
+    claims = settings.read(configs.load(f"{CONFIG}:full").claims)
+    row = claims.parts["e"].rows["3"]
+    mask = np.zeros((32, 32), bool)
+    mask[4:28, 8:30] = True
+    region, seen = Region.from_mask(mask), {}
+    for name in (row.score, row.than):
+        model, kind, value, key = name.replace(":robustness", "").split("/", 3)
+        assert (model, key) == ("base", "region_caption/exact_match")
+        drawn = np.random.default_rng(0)
+        asked = {"kind": kind, "value": float(value), "settings": EvaluateConfig()}
+        seen[name] = scribbled(region, drawn, **asked).points
+    assert is_a_stroke(seen[row.than]) and not is_a_stroke(seen[row.score])
+    assert sorted(seen[row.than].tolist()) == sorted(seen[row.score].tolist())
+    assert not is_a_stroke(region.sample_points(10, np.random.default_rng(0)))  # as masks are shown
 
 
 def test_the_claims_of_tiny_are_about_tiny_as_it_is(tmp_path):

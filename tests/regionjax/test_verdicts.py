@@ -5,7 +5,7 @@ import math
 import pytest
 
 from regionjax.claims.settings import ClaimsConfig, Part, Row, Variant
-from regionjax.claims.verdicts import Measured, judged, over_seeds, verdict
+from regionjax.claims.verdicts import Measured, judged, measured, over_seeds, verdict
 
 
 def about(value, half):
@@ -71,3 +71,12 @@ def test_rows_are_judged_over_the_seeds_that_both_have():
     assert first.score.each == (0.9,) and first.than.each == (0.5,)
     assert none.verdict == absent.verdict == "not measured"
     assert absent.score.each == (0.9, 0.1) and absent.than is None
+
+
+def test_a_score_without_interval_has_that_of_its_seeds():
+    found = {"a": {0: {"k/tied": 4}, 1: {"k/tied": 6}}, "b": {0: {"k/tied": 4, **scores(0.5)}}}
+    one, two = measured("b:k/tied", found), measured("a:k/tied", found)
+    assert (one.value, one.low, one.high, one.each) == (4, 4, 4, (4,))
+    seeds = 12.706205 * math.sqrt(2) / math.sqrt(2)  # t of one degree, standard deviation, two
+    assert (two.value, two.low, two.high) == pytest.approx((5, 5 - seeds, 5 + seeds))
+    assert one.counted and two.counted and not measured("b:k/s", found).counted
