@@ -4,7 +4,8 @@ A `Speaker` is a trained model that is compiled once. A `Session` is one convers
 features of its photograph, so that the tower runs once however much is asked, and its turns. Every
 turn has a region and a question. The model reads the latest turns in one input, each as what its
 region says to the model and its text behind that; earlier ones with their answers. Shapes are those
-of the most turns there can be, so nothing is compiled from one turn to the next.
+of the most turns there can be, so nothing is compiled from one turn to the next, but for the first
+answer and the first description where these are generated in ways of their own.
 
 After RegionVLM (Lee et al., NAACL 2024), whose dialogue is one input of soft prompts and questions;
 docs/decisions.md says where this one differs.
@@ -80,7 +81,7 @@ class Photograph:
         Raises:
           BadImage: names the file.
         """
-        data, width, height = read_image(pathlib.Path(), pathlib.Path(path).expanduser())
+        data, width, height = read_image(pathlib.Path(), os.path.expanduser(path))
         with Image.open(io.BytesIO(data)) as image:
             if image.getexif().get(_ORIENTATION, 1) == 1:
                 return cls(str(path), data, width, height)
@@ -137,9 +138,11 @@ class Speaker:
       tokenizer: Tokenizer.
       prompts: {task: template} of all tasks (`data.prompts`): a question is put as `answer`, no
         question as `describe`, and as `caption` where the region is the whole image.
-      generation: GenerationConfig. Beam search knows its answer only at the end.
+      generation: GenerationConfig of descriptions. Beam search knows its text only at the end.
+      short_answers: GenerationConfig of answers to questions; None: as descriptions.
       config: DialogueConfig.
       mesh: Mesh.
+      normalize_text: ask as `data.normalize_text` trains it.
       seed: of sampled text, and of the points in boxes and masks.
 
     Raises:
@@ -147,7 +150,19 @@ class Speaker:
     """
 
     def __init__(
-        self, functions, params, *, spec, tokenizer, prompts, generation, config, mesh, seed=0
+        self,
+        functions,
+        params,
+        *,
+        spec,
+        tokenizer,
+        prompts,
+        generation,
+        config,
+        mesh,
+        short_answers=None,
+        normalize_text=False,
+        seed=0,
     ):
         if missing := [name for name in NEEDED if name not in functions]:
             raise ConfigError(f"this system cannot converse: it has no {', '.join(missing)}")
@@ -155,24 +170,25 @@ class Speaker:
         self.tokenizer = tokenizer
         self.config = config
         self._room = spec.prompt_length
-        length = spec.prompt_length + generation.max_new_tokens  # a question and its answer
+        self._generation, self._short_answers = generation, short_answers or generation
+        most = max(self._generation.max_new_tokens, self._short_answers.max_new_tokens)
+        length = spec.prompt_length + most  # a question and its answer
         self._spec = dataclasses.replace(
             spec, regions=config.turns, prompt_length=length, text_length=length
         )
-        self._prompts = prompts
-        self._generation = generation
+        self._prompts, self._normalize = prompts, normalize_text
         self._mesh = mesh
         self._seed = seed
         self._see = jax.jit(functions["see"])
         begin, go_on = self._steps(functions["converse"], functions["advance"])
-        self._begin = jax.jit(begin)
-        self._go_on = jax.jit(go_on, donate_argnames="cache")
+        self._begin = jax.jit(begin, static_argnames="generation")
+        self._go_on = jax.jit(go_on, static_argnames="generation", donate_argnames="cache")
 
     def _steps(self, converse, advance):
         """The two functions that make an answer: its beginning, and one token more."""
-        generation, eos_id = self._generation, self.tokenizer.eos_id
+        eos_id = self.tokenizer.eos_id
 
-        def begin(params, features, batch, rng):
+        def begin(params, features, batch, rng, *, generation):
             logits, cache = converse(params, features, batch, generation.max_new_tokens)
             if generation.method == "beam":
                 more = functools.partial(advance, params)
@@ -180,7 +196,7 @@ class Speaker:
                 return decode.generate(logits, cache, more, rng, **settings), None
             return decode.pick(logits, rng, 0, generation), cache
 
-        def go_on(params, cache, token, rng, step):
+        def go_on(params, cache, token, rng, step, *, generation):
             logits, cache = advance(params, cache, token)
             return decode.pick(logits, rng, step, generation), cache
 
@@ -207,7 +223,7 @@ class Speaker:
         """
         notes = []
         if question:
-            prompt = tasks.prompt("answer", question, self._prompts)
+            prompt = tasks.prompt("answer", question, self._prompts, self._normalize)
         else:
             prompt = tasks.prompt(
                 "caption" if region is WHOLE_IMAGE else "describe", "", self._prompts
@@ -254,28 +270,32 @@ class Speaker:
             batch["prompt"][0, slot, : len(ids)] = ids
         return batch, len(slots) - 1
 
-    def tokens(self, features, batch, number):
+    def tokens(self, features, batch, number, *, short):
         """Yields the token ids of an answer as they come, eos and what follows left out.
 
         Args:
           features: from `see`.
           batch: from `together`.
           number: of the turn; sampled text is drawn by it and the seed.
+          short: whether it is generated by `short_answers`.
         """
+        generation = self._short_answers if short else self._generation
+        begin = functools.partial(self._begin, generation=generation)
+        go_on = functools.partial(self._go_on, generation=generation)
         rng = jax.random.fold_in(jax.random.key(self._seed), number)
         with jax.set_mesh(self._mesh):
-            token, cache = self._begin(self.params, features, self._placed(batch), rng)
+            token, cache = begin(self.params, features, self._placed(batch), rng)
         if cache is None:
             yield from _until(np.asarray(token)[0, 0].tolist(), self.tokenizer.eos_id)
             return
-        for step in range(1, self._generation.max_new_tokens + 1):
+        for step in range(1, generation.max_new_tokens + 1):
             word = int(np.asarray(token)[0, 0])
             if word == self.tokenizer.eos_id:
                 return
             yield word
-            if step < self._generation.max_new_tokens:
+            if step < generation.max_new_tokens:
                 with jax.set_mesh(self._mesh):
-                    token, cache = self._go_on(self.params, cache, token, rng, np.int32(step))
+                    token, cache = go_on(self.params, cache, token, rng, np.int32(step))
 
     def _placed(self, batch):
         """One image is not shared out: every device has all of it."""
@@ -326,7 +346,8 @@ class Session:
 
     def _answer(self, turn, batch):
         said = ""
-        ids = self._speaker.tokens(self._features, batch, len(self.turns))
+        number, short = len(self.turns), bool(turn.question)
+        ids = self._speaker.tokens(self._features, batch, number, short=short)
         try:
             for piece in pieces(ids, self._speaker.tokenizer.decode):
                 said += piece

@@ -7,6 +7,7 @@ goes on as it was.
 
 import dataclasses
 import importlib.util
+import os
 import pathlib
 import re
 import sys
@@ -90,11 +91,15 @@ def parse(line, photograph):
         rest = rest.strip()
         if command == "alone":
             return dataclasses.replace(parse_question(rest, photograph), command=command)
-        if command == "image" and not rest:
-            raise LineError("which one? /image FILE")
-        if command != "image" and rest:
+        if command == "image":
+            word, behind = _word(rest)
+            name = rest if behind else word  # spaces need no quotes: nothing comes behind a name
+            if not name:
+                raise LineError("which one? /image FILE")
+            return Line(command, name)
+        if rest:
             raise LineError(f"/{command} stands alone; what is {rest!r} for?")
-        return Line(command, rest)
+        return Line(command, "")
     return parse_question(line, photograph)
 
 
@@ -173,7 +178,7 @@ def _box(word, photograph):
 def _mask(word, photograph):
     if not word:
         raise LineError("which mask? @mask FILE.png")
-    mask = read_mask(pathlib.Path(word).expanduser())
+    mask = read_mask(pathlib.Path(os.path.expanduser(word)))
     if mask.shape != (photograph.height, photograph.width):
         raise DataError(
             f"{word} is {mask.shape[1]} x {mask.shape[0]} pixels, the photograph "

@@ -19,7 +19,7 @@ import io
 import pathlib
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from input_pipeline import segments
 from input_pipeline.errors import DataError
@@ -222,15 +222,15 @@ def read_mask(path):
     """A PNG mask, bool [H, W].
 
     Raises:
-      DataError: no image, or one that holds more than two values.
+      DataError: no image, one that is broken or too large, or one of more than two values.
     """
     try:
         with Image.open(io.BytesIO(path.read_bytes()), formats=("PNG",)) as image:
-            if image.mode not in _PLAIN:
-                raise DataError(f"{path} has pixels of mode {image.mode}; a mask is 0 and 255")
-            values = np.asarray(image.convert("L"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            mode, values = image.mode, np.asarray(image.convert("L"))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+    if mode not in _PLAIN:
+        raise DataError(f"{path} has pixels of mode {mode}; a mask is 0 and 255")
     known = np.unique(values)
     if not set(known.tolist()) <= {0, 255} and not set(known.tolist()) <= {0, 1}:
         shown = ", ".join(map(str, known[:4].tolist()))

@@ -1,5 +1,6 @@
 """Which parameters and words a conversation has, and that it leaves nothing behind."""
 
+import dataclasses
 import io
 import logging
 import sys
@@ -15,7 +16,9 @@ from input_pipeline.tokens import Tokenizer
 from regionjax import checkpoint
 from regionjax.chat import chat, open_speaker
 from regionjax.config import ConfigError
+from regionjax.dialogue import Session
 from regionjax.journal import log
+from regionjax.regions import WHOLE_IMAGE, Region
 from regionjax.step import TrainState
 from regionjax.systems.system import System
 
@@ -134,6 +137,29 @@ def test_the_newest_checkpoint_answers(run, words, bright, told, monkeypatch, ca
     assert sorted(run.rglob("*")) == before
 
 
+@pytest.mark.parametrize(
+    ("longest", "short", "texts"),
+    [
+        (4, None, ("one right bright", "two left bright")),
+        (4, 1, ("one", "two left bright")),
+        (1, 4, ("one right bright", "two")),
+    ],
+)
+def test_questions_are_answered_by_short_answers(run, words, longest, short, texts):
+    evaluate = {
+        "generation": {"max_new_tokens": longest},
+        "short_answers": short and {"max_new_tokens": short},
+    }
+    speaker = open_speaker(config(evaluate=evaluate), run, build_system=build_system(words))
+    session = Session(speaker, toy.photograph(200))
+    asked = ("what is it", WHOLE_IMAGE), ("", Region(points=[[0.2, 0.5]]))
+    assert tuple("".join(session.ask(*turn)) for turn in asked) == texts
+    # A turn of 5 + 3 tokens is told, whichever way made it.
+    turn, _ = speaker.turn("what is it what", WHOLE_IMAGE)
+    before = dataclasses.replace(turn, answer="one left dark")
+    assert speaker.together([before], turn, speaker.pixels(session.photograph))[1] == 1
+
+
 def test_without_a_checkpoint_those_of_init_from_answer(run, words, bright, told, tmp_path):
     """The end of the input ends the conversation too."""
     folder = tmp_path / "not made yet"
@@ -143,6 +169,16 @@ def test_without_a_checkpoint_those_of_init_from_answer(run, words, bright, told
     assert f"{folder} has no checkpoint" in told[0]
     assert told[1].startswith("all: 8 parameters in 2 arrays from") and "step 3" in told[1]
     assert len(told) == 2 and not folder.exists()
+
+
+@pytest.mark.parametrize(("normalize", "said"), [(True, "answer what is"),
+                                                 (False, "answer WHAT is!")])  # fmt: skip
+def test_questions_are_asked_as_they_are_learnt(run, words, told, tmp_path, normalize, said):
+    start = {"all": {"path": str(run)}}
+    asked = config(words, init_from=start, **{"data.normalize_text": normalize})
+    speaker = open_speaker(asked, tmp_path, build_system=build_system(words))
+    turn, _ = speaker.turn("WHAT is!", WHOLE_IMAGE)
+    assert turn.prompt == said
 
 
 def test_parameters_at_random_are_named(run, words, told, tmp_path):

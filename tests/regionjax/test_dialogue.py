@@ -108,7 +108,11 @@ def test_the_oldest_turns_make_room(words):
     assert said(reply) == "one left dark"
 
 
-def test_nothing_is_compiled_from_turn_to_turn(words):
+@pytest.mark.parametrize(
+    ("short", "ways"),
+    [(None, 1), (toy.GREEDY, 1), (GenerationConfig(max_new_tokens=3), 2)],
+)
+def test_nothing_is_compiled_from_turn_to_turn(words, short, ways):
     traced = []
 
     def counting(name, function):
@@ -119,7 +123,7 @@ def test_nothing_is_compiled_from_turn_to_turn(words):
         return call
 
     predict = {name: counting(name, f) for name, f in toy.functions(words).items()}
-    speaker = toy.speaker(words, predict)
+    speaker = toy.speaker(words, predict, short_answers=short)
     for light in (0, 200):
         session = Session(speaker, toy.photograph(light, 30 + light))
         for region in (LEFT, RIGHT, WHOLE_IMAGE, Region(mask=np.eye(5, dtype=bool))):
@@ -127,7 +131,7 @@ def test_nothing_is_compiled_from_turn_to_turn(words):
             said(session.ask(region=region, alone=True))
         session.clear()
         said(session.ask("what"))
-    assert sorted(traced) == ["advance", "converse", "see"]
+    assert sorted(traced) == [*ways * ["advance"], *ways * ["converse"], "see"]
 
 
 @pytest.mark.parametrize("method", ["sample", "beam"])
@@ -343,14 +347,8 @@ def generated(built, speaker, prompts):
     generate = jax.jit(built.functions["generate"], static_argnames=("eos_id", "config"))
     pixels, texts = speaker.pixels(noise()), []
     for region, prompt in zip(REGIONS, prompts, strict=True):
-        row = encode_row(
-            pixels,
-            [Segment(region, prompt)],
-            built.spec,
-            built.words,
-            rng=np.random.default_rng(3),
-            name="",
-        )
+        segments, rng = [Segment(region, prompt)], np.random.default_rng(3)
+        row = encode_row(pixels, segments, built.spec, built.words, rng=rng, name="")
         batch = {name: value[None] for name, value in row.items()}
         ids = generate(built.params, batch, None, eos_id=built.words.eos_id, config=config)
         texts.append(built.words.decode(ids[0, 0]))
@@ -427,7 +425,7 @@ def test_a_conversation_is_one_text(built, greedy):
     second, _ = greedy.turn("what", LEFT)
     batch, told = greedy.together([first], second, pixels)
     assert told == 1
-    ids = list(greedy.tokens(features, batch, 0))
+    ids = list(greedy.tokens(features, batch, 0, short=False))
     if len(ids) < LENGTH:
         ids.append(built.words.eos_id)
     encode = built.words.encode
@@ -435,7 +433,7 @@ def test_a_conversation_is_one_text(built, greedy):
     assert by_hand(built, pixels, texts, ids) == ids
     # The earlier turn counts.
     alone, _ = greedy.together([], second, pixels)
-    assert list(greedy.tokens(features, alone, 0)) != ids
+    assert list(greedy.tokens(features, alone, 0, short=False)) != ids
 
 
 def test_the_tower_runs_once_a_photograph(built, greedy, monkeypatch):

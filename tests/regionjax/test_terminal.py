@@ -6,6 +6,7 @@ import toy_dialogue as toy
 from PIL import Image
 
 from input_pipeline.errors import DataError
+from regionjax.dialogue import Photograph
 from regionjax.regions import WHOLE_IMAGE, RegionError
 from regionjax.terminal import HELP, LineError, Terminal, parse
 
@@ -54,9 +55,22 @@ def test_plain_questions_and_commands():
     assert (said.command, said.region, said.text) == ("", None, "what colour?")
     said = parse("/alone @box 10,5,30,20 what is it?", PHOTO)
     assert (said.command, said.region.kind, said.text) == ("alone", "box", "what is it?")
-    said = parse("/image my photo.jpg", None)
-    assert (said.command, said.text) == ("image", "my photo.jpg")
     assert parse("/quit", None).command == "quit"
+
+
+@pytest.mark.parametrize(
+    ("line", "name"),
+    [
+        ("/image my photo.jpg", "my photo.jpg"),
+        ("/image 'my photo.jpg' ", "my photo.jpg"),
+        ('/image "my dog\'s.jpg"', "my dog's.jpg"),
+        ("/image 'tis a photo.jpg", "'tis a photo.jpg"),
+        ("/image 'my' photo.jpg", "'my' photo.jpg"),
+    ],
+)
+def test_a_photograph_may_stand_in_quotes(line, name):
+    said = parse(line, None)
+    assert (said.command, said.text) == ("image", name)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +79,7 @@ def test_plain_questions_and_commands():
         ("/cler", LineError, "no /cler; did you mean `/clear`"),
         ("/clear all", LineError, "/clear stands alone; what is 'all' for"),
         ("/image", LineError, "which one"),
+        ("/image ''", LineError, "which one"),
         ("@bx 1,2,3,4", LineError, "@bx is nothing to point with; did you mean `@box`"),
         ("@", LineError, "points look like @12,30 15,33"),
         ("@12;5 what", LineError, "'12;5' is no point"),
@@ -79,6 +94,7 @@ def test_plain_questions_and_commands():
         ("@box 10,5,50,15", RegionError, "leaves .* 40 x 20 .* the part inside is 10,5,40,15"),
         ("@box 50,5,60,15", RegionError, "leaves .* no part of it is inside"),
         ("@mask MASKS/absent.png", DataError, "absent.png cannot be read: .*No such file"),
+        ("@mask ~absent.png", DataError, "~absent.png cannot be read: .*No such file"),
         ("@mask MASKS/text.png", DataError, "text.png cannot be read"),
         ("@mask MASKS/small.png", DataError, "small.png is 40 x 10 pixels, the photograph 40 x 20"),
         ("@mask MASKS/none.png", RegionError, "has no pixel"),
@@ -166,7 +182,9 @@ def test_the_conversation_survives_bad_lines(speaker, masks):
         "@box 1,1,1,1",
         f"@mask {masks}/absent.png",
         "/claer",
+        "@mask ~absent.png",  # nobody's home
         "/image absent.jpg",
+        "/image ~absent.jpg",
         f"/image {masks}/broken.jpg",
         f"/image {masks}",
         "what is it what is it what is it",
@@ -177,6 +195,15 @@ def test_the_conversation_survives_bad_lines(speaker, masks):
     assert said.count("\n! ") == len(bad)
     assert said.count("point 12,5> ") == len(bad) + 2  # the region stays
     assert "\ntwo left dark\n" in said  # and so do photograph and turns
+    assert "\n! ~absent.jpg: No such file or directory\n" in said
+
+
+def test_a_tilde_is_the_home(masks, monkeypatch):
+    monkeypatch.setenv("HOME", str(masks))
+    (masks / "bright.png").write_bytes(toy.photograph(200, 10, 10).data)
+    assert Photograph.open("~/bright.png").width == 10
+    said = parse("@mask '~/right half.png'", PHOTO)
+    np.testing.assert_allclose(said.region.bounding_box(), (0.5, 0, 1, 1))
 
 
 def test_a_conversation_begins_without_a_photograph(speaker, tmp_path):

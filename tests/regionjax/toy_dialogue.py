@@ -91,7 +91,7 @@ def functions(words):
     return {"see": see, "converse": converse, "advance": advance}
 
 
-def speaker(words, predict=None, generation=GREEDY, seed=0, **settings):
+def speaker(words, predict=None, generation=GREEDY, short_answers=None, seed=0, **settings):
     """A Speaker on one device; `settings` are those of the dialogue."""
     return Speaker(
         predict or functions(words),
@@ -100,6 +100,7 @@ def speaker(words, predict=None, generation=GREEDY, seed=0, **settings):
         tokenizer=words,
         prompts=tasks.PROMPTS,
         generation=generation,
+        short_answers=short_answers,
         config=DialogueConfig(**settings),
         mesh=make_mesh(MeshConfig(1, 1, 1), jax.devices()[:1]),
         seed=seed,

@@ -3,6 +3,8 @@
 import collections
 import dataclasses
 import json
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -109,6 +111,29 @@ def test_places_that_cannot_be(tmp_path):
         find_proposals(tmp_path / "nowhere", "val")
     with pytest.raises(DataError, match="neither proposals_val2017.json nor masks of images"):
         find_proposals(tmp_path, "val")
+
+
+def png(*head):
+    """A PNG without pixels whose IHDR holds these bytes."""
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, content in ((b"IHDR", bytes(head)), (b"IDAT", b"")):
+        check = zlib.crc32(name + content)
+        data += struct.pack(">I", len(content)) + name + content + struct.pack(">I", check)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (png(0, 0, 80, 0, 0, 0, 80, 0, 8, 0, 0, 0, 0), "419430400 pixels.*decompression bomb"),
+        (png(0, 0, 0, 4), "[Tt]runcated IHDR"),
+    ],
+    ids=["bomb", "cut"],
+)
+def test_masks_that_are_dangerous_or_broken(tmp_path, data, message):
+    (tmp_path / "m.png").write_bytes(data)
+    with pytest.raises(DataError, match=f"m.png cannot be read: .*{message}"):
+        read_mask(tmp_path / "m.png")
 
 
 def test_masks_that_cannot_be(tmp_path):
