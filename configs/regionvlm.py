@@ -15,13 +15,13 @@ Q-Former has been trained from). Data: whatever was prepared under the names of 
         --out prepared/regionvlm --split train --split val
 
 60 % of all answers are regions' (mixture_by="regions"), 36 % captions of web images, 4 % of COCO's;
-the ratio, the sources, and K (batch.points) are plain values, and so is data.normalize_text: what
-is learnt and scored is lower case with little punctuation, as the released code has it. Hardware: 8
-chips of v6e or 8 GPUs of 80 GB; what a step needs is told by `--mode plan --topology v6e:2x4`. Two
-regions share an image. More do where captions are few: by count, eight of one image cost 2.7 times
-less a region than one, but a web image with its one caption fills one slot of eight. With 40 % of
-the answers on such images, a region costs 0.90 at R = 2 of what it costs at R = 1, and 1.4 at
-R = 8.
+the ratio, the sources, and K (batch.points, drawn anew of a trace each time) are plain values, and
+so is data.normalize_text: what is learnt, asked and scored is lower case with little punctuation,
+as the released code has it. VCR's choices stay as they are. Hardware: 8 chips of v6e or 8 GPUs of
+80 GB; what a step needs is told by `--mode plan --topology v6e:2x4`. Two regions share an image.
+More do where captions are few: by count, eight of one image cost 2.7 times less a region than one,
+but a web image with its one caption fills one slot of eight. With 40 % of the answers on such
+images, a region costs 0.90 at R = 2 of what it costs at R = 1, and 1.4 at R = 8.
 
 Referring segmentation is scored on what was prepared first, so that its photographs can be left out
 of the others (`--exclude_images prepared:refcoco_unc-val`),
@@ -29,7 +29,8 @@ of the others (`--exclude_images prepared:refcoco_unc-val`),
     python -m input_pipeline.prepare refcoco_unc --annotations A --images I --proposals MASKS \\
         --out prepared/regionvlm --split val --set sentences=raw
 
-and stands in the mixture with weight 0: `--config.data.mixture.refcoco_unc=0.0`.
+and stands in the mixture with weight 0: `--config.data.mixture.refcoco_unc=0.0`. Other splits
+follow with `--mode evaluate --config.data.eval_split=testA`; the report of each is kept.
 
 `parity`: the same bug for bug. One region an image, 32 word pieces (seven points and a half of
 ten), proposals filtered as published, the answer to multiple choice as a generated digit.
@@ -106,7 +107,6 @@ def published():
             "qformer": dataclasses.asdict(blip.qformer),
             "t5": dataclasses.asdict(dataclasses.replace(blip.t5, remat="matmuls")),
             "words": dataclasses.asdict(BERT),
-            "max_point_tokens": 42,
             "dtype": "bfloat16",
             "vocabulary_chunks": 8,
         },
@@ -119,6 +119,7 @@ def published():
             "location_bins": 2,  # T5 has 28 words to spare and no use for these
             "prompts": PROMPTS,
             "normalize_text": True,
+            "trace_points": "random",
             "crop": 0.1,
             "on_bad": "skip",
             "on_long": "truncate",
@@ -141,6 +142,8 @@ def published():
         "mesh": {"data": 1, "fsdp": -1, "tensor": 1},
         "evaluate": {
             "max_images": 2000,
+            "prompt_length": 256,  # VCR's numbered reasons
+            "target_length": 64,
             "generation": {"method": "beam", "beams": 5, "max_new_tokens": 30},
             "short_answers": {
                 "method": "beam",
@@ -180,7 +183,6 @@ def base():
         "qformer": dataclasses.asdict(former),
         "t5": dataclasses.asdict(dataclasses.replace(t5.PRESETS["flan-t5-base"], remat="matmuls")),
         "words": BARE,
-        "max_point_tokens": 0,
     }
     config["init_from"] = {
         "vit": {"path": "weights/clip"},

@@ -52,6 +52,9 @@ class DataConfig:
     as_part: float = 0.0  # … as one side of a cut through the mask, named "part of …", …
     as_more: float = 0.0  # … together with another thing's mask, named "more than …", …
     as_nothing: float = 0.0  # … or not at all: as the whole image, so that a guess is learnt too
+    # Which batch.points of a trace's points training sees, in their order: "even", always the same,
+    # or "random", others each time (RegionVLM).
+    trace_points: str = "even"
     # What training sees of regions and traces: "as_is"; "shuffled": points in no order; "hidden":
     # the whole image in their place, always. The last two are what a model is compared with.
     show_regions: str = "as_is"
@@ -79,6 +82,7 @@ class DataConfig:
             ("on_long", ("stop", "skip", "truncate")),
             ("mixture_by", ("examples", "regions")),
             ("show_regions", ("as_is", "shuffled", "hidden")),
+            ("trace_points", ("even", "random")),
         ):
             if getattr(self, name) not in values:
                 expected = " or ".join(map(repr, values))

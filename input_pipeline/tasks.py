@@ -73,12 +73,18 @@ def all_prompts(changed):
     return PROMPTS | dict(changed)
 
 
-def prompt(task, text, prompts=PROMPTS):
-    """The prompt of a task about an annotation with that text."""
+def prompt(task, text, prompts=PROMPTS, normalize=False):
+    """The prompt of a task about an annotation with that text.
+
+    With `normalize` (`data.normalize_text`) a question is asked in lower case, with little
+    punctuation, as BLIP's question processor has it; VCR's are not.
+    """
+    if normalize and task == "answer":
+        text = normalized(text) or text
     return prompts[task].format(text=text)
 
 
-def texts(task, annotation, prompts=PROMPTS):
+def texts(task, annotation, prompts=PROMPTS, normalize=False):
     """(prompt, answer) of a task about an annotation; the answer of `locate` is "" (a box)."""
     text, extra = annotation.text, annotation.extra
     answer = "" if task == "locate" else text
@@ -89,7 +95,7 @@ def texts(task, annotation, prompts=PROMPTS):
     elif task == "justify":
         text = f"{text} {extra['choices'][extra['answer']]}"
         answer = extra["rationales"][extra["rationale"]]
-    return prompt(task, text, prompts), answer
+    return prompt(task, text, prompts, normalize), answer
 
 
 def worded(task, answer, normalize):
@@ -114,9 +120,9 @@ def segment(
         the whole image whatever is given, because the region is the answer.
       prefix: what `region` is of it: "", PART or MORE.
       prompts: {task: template} of all tasks.
-      normalize: see `worded`.
+      normalize: see `worded` and `prompt`.
     """
-    question, answer = texts(task, annotation, prompts)
+    question, answer = texts(task, annotation, prompts, normalize)
     answer = worded(task, answer, normalize)
     if task == "locate":
         box = annotation.region.bounding_box()

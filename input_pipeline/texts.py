@@ -105,7 +105,8 @@ class _Spoken:
                 for task, found in texts.items():
                     for asked, answer, _ in found:
                         answer = tasks.worded(task, answer, self._normalize)
-                        spoken |= {tasks.prompt(task, asked, self._prompts), answer}
+                        prompt = tasks.prompt(task, asked, self._prompts, self._normalize)
+                        spoken |= {prompt, answer}
                 yield from sorted(spoken)
 
 
@@ -129,7 +130,7 @@ def _lengths(part, tokenizer, data, progress):
     for texts in files:
         for task, found in texts.items():
             for asked, answer, count in found:
-                prompt = tasks.prompt(task, asked, data.prompts)
+                prompt = tasks.prompt(task, asked, data.prompts, data.normalize_text)
                 answer = tasks.worded(task, answer, data.normalize_text)
                 target = 4 if task == "locate" else len(tokenizer.encode(answer))
                 entry = {

@@ -14,6 +14,7 @@ from input_pipeline.records import BadRecord, Record
 from input_pipeline.runs import RunRegion
 from input_pipeline.slots import encode_regions
 from input_pipeline.tokens import Tokenizer
+from input_pipeline.trajectory_text import picked
 from regionjax.batch import BatchSpec
 from regionjax.regions import WHOLE_IMAGE, Region
 
@@ -262,6 +263,8 @@ class EncodeExample(MapWithIndex):
             return WHOLE_IMAGE, ""
         shuffled = self.data.show_regions == "shuffled"
         if region.kind == "points":
+            if self.data.trace_points == "random":
+                region = Region(points=picked(region.points, self.spec.points, rng))
             return Region(points=rng.permutation(region.points)) if shuffled else region, ""
         ways = ("nothing", "more", "part", "points", "box", "mask")
         draw = rng.random()

@@ -27,12 +27,12 @@ from regionjax.evaluators.answers import Answers
 from regionjax.evaluators.captioning import captioning
 from regionjax.evaluators.choices import choosing
 from regionjax.evaluators.grounding import grounding
-from regionjax.evaluators.looking import called, ways
+from regionjax.evaluators.looking import called, of_set, ways
 from regionjax.evaluators.predictor import Predictor
 from regionjax.evaluators.questions import make_questions
 from regionjax.evaluators.referring import referring
 from regionjax.evaluators.robustness import robustness
-from regionjax.evaluators.settings import EvaluateConfig
+from regionjax.evaluators.settings import EvaluateConfig, with_lengths
 from regionjax.evaluators.vqa import answering
 from regionjax.journal import log, to_file
 from regionjax.mesh import make_mesh
@@ -60,7 +60,7 @@ def evaluate(config, folder, *, build_system=systems.build):
     """
     settings = build(Settings, config, "config")
     asked = build(EvaluateConfig, settings.evaluate, "config.evaluate")
-    data, spec = settings.data, settings.batch
+    data, spec = settings.data, with_lengths(settings.batch, asked)
 
     # ---- mesh, shapes ------------------------------------------------------------------------
     mesh = make_mesh(settings.mesh)
@@ -83,7 +83,7 @@ def evaluate(config, folder, *, build_system=systems.build):
         params = checkpoint.load_params(folder / "checkpoints", step, placed)
 
         # ---- questions -----------------------------------------------------------------------
-        prepare.ensure(data, spec, folder / "data")
+        prepare.ensure(data, settings.batch, folder / "data")
         check_size(folder / "data" / "tokenizer", system.vocabulary)
         tokenizer = Tokenizer(folder / "data" / "tokenizer")
         evaluated = eval_parts(data, folder / "data")
@@ -93,6 +93,15 @@ def evaluate(config, folder, *, build_system=systems.build):
         log.info("evaluating step %d on split %s: %s", step, data.eval_split, questions.counts())
         for overlap in seen:
             log.warning("  %s", overlap)
+        for source, found in records.items():
+            if (every := len(evaluated[source].records())) > len(found):
+                log.info("  %s: %d of %d images, by evaluate.max_images", source, len(found), every)
+        for source in questions.own_masks:
+            log.warning(
+                "  %s has no proposals: expressions are segmented among the annotated masks, which "
+                "is easier; prepare it with --proposals",
+                source,
+            )
 
         # ---- answers -------------------------------------------------------------------------
         digest = _digest(records)
@@ -121,6 +130,10 @@ def evaluate(config, folder, *, build_system=systems.build):
             held_out=not seen,
             trained_on=seen,
             images=count_photographs(itertools.chain(*records.values())),
+            records={
+                source: [len(found), len(evaluated[source].records())]  # asked about, in the split
+                for source, found in records.items()
+            },
             prompts={
                 task: tasks.prompt(task, "…", data.prompts)
                 for made in tasks.TASKS.values()
@@ -171,6 +184,7 @@ def ask(questions, predictor, settings, bins):
         ("region_caption", questions.regions, "as_is"),
         ("region_caption_box", questions.regions, "box"),
         ("region_caption_points", questions.regions, "points"),
+        ("region_caption_click", questions.regions, "click"),
         ("no_region", questions.regions, "nothing"),
         ("narration", questions.narrations, "as_is"),
         ("narration_no_region", questions.narrations, "nothing"),
@@ -180,16 +194,20 @@ def ask(questions, predictor, settings, bins):
             found, answers[name] = captioning(name, items, predictor, settings, shown)
             scores |= found
             about["items"][name] = len(items)
-    if questions.expressions:
-        found, choices = referring(questions.expressions, predictor, settings)
-        scores |= found
+    several = len(questions.expressions) > 1
+    sets = {f"_{name}" if several else "": of for name, of in questions.expressions.items()}
+    for suffix, items in sets.items():
+        found, chosen = referring(items, predictor, settings)
+        scores |= of_set(found, suffix)
+        choices += chosen
         if predictor.has("heatmap"):
-            found, places = grounding(questions.expressions, predictor, settings, bins)
-            scores |= found
-        else:
-            about["skipped"] = {"grounding, pointing by heatmap": "the system has no heatmap"}
-            log.info("pointing by heatmap and grounding: skipped, this system has no heatmap")
-        about["items"]["expressions"] = len(questions.expressions)
+            found, pointed = grounding(items, predictor, settings, bins)
+            scores |= of_set(found, suffix)
+            places += pointed
+        about["items"][f"expressions{suffix}"] = len(items)
+    if sets and not predictor.has("heatmap"):
+        about["skipped"] = {"grounding, pointing by heatmap": "the system has no heatmap"}
+        log.info("pointing by heatmap and grounding: skipped, this system has no heatmap")
     replies, picks = {}, {}
     for source, items in questions.questions.items():
         about["items"][source] = len(items)
@@ -204,8 +222,9 @@ def ask(questions, predictor, settings, bins):
             found, picks[name] = choosing(name, items, predictor, settings, way, method)
             scores |= found
     texts = {"region_caption": questions.regions, "narration": questions.narrations}
-    scores |= robustness(texts, questions.expressions, predictor, settings)
+    scores |= robustness(texts, sets, predictor, settings)
     about["left_out"] = questions.left_out
+    about["proposals_are_annotations"] = questions.own_masks
     for row in scoreboard.HEADLINE:  # a key without items is there, and says so
         for key in (row.key, row.baseline):
             scores |= {key + end: scores.get(key + end) for end in ("", "_low", "_high")}
@@ -222,7 +241,7 @@ def questions_about(records, data, spec, tokenizer):
     """The Questions about records, asked and worded as `data` (DataConfig) trains them."""
     return make_questions(
         records,
-        functools.partial(tasks.prompt, prompts=data.prompts),
+        functools.partial(tasks.prompt, prompts=data.prompts, normalize=data.normalize_text),
         lambda *texts: _fits(*texts, spec, tokenizer),
         functools.partial(tasks.worded, normalize=data.normalize_text),
     )

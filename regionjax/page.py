@@ -134,6 +134,7 @@ def _naming(answers, album, rng, gallery):
     ways = {
         "as a box": answers.get("region_caption_box"),
         "as points": answers.get("region_caption_points"),
+        "by a click": answers.get("region_caption_click"),
         "without the region": answers.get("no_region"),
     }
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 
 from regionjax import metrics, page
 from regionjax.evaluators.vqa import predictions
@@ -37,7 +38,7 @@ def write(workdir, results, *, title, gallery, seed):
     """Writes report.json and report.html into `workdir`; returns the path of the page.
 
     Answers to questions become predictions/BENCHMARK.json beside them, as the benchmarks' servers
-    take them.
+    take them. What is there of another split is kept: report-SPLIT.json and so on.
 
     Args:
       results: Results.
@@ -47,15 +48,33 @@ def write(workdir, results, *, title, gallery, seed):
     """
     workdir = pathlib.Path(workdir)
     numbers = {**results.scores, "about": results.about}
-    replace_file(workdir / "report.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
-    for name, replies in results.replies.items():
-        (workdir / "predictions").mkdir(exist_ok=True)
-        text = json.dumps(predictions(name, replies), ensure_ascii=False) + "\n"
-        replace_file(workdir / "predictions" / f"{name}.json", text)
+    numbers = json.dumps(numbers, indent=2, allow_nan=False) + "\n"
     curves = series(metrics.read(workdir))
     text = page.render(results, curves, title=title, gallery=gallery, seed=seed)
+    _keep_other_split(workdir, results.about.get("split"))
+    replace_file(workdir / "report.json", numbers)
+    for name, replies in results.replies.items():
+        (workdir / "predictions").mkdir(exist_ok=True)
+        said = json.dumps(predictions(name, replies), ensure_ascii=False) + "\n"
+        replace_file(workdir / "predictions" / f"{name}.json", said)
     replace_file(workdir / "report.html", text)
     return workdir / "report.html"
+
+
+def _keep_other_split(workdir, split):
+    """Renames the report of another split, if that is what is there, by its split."""
+    if not (workdir / "report.json").is_file():
+        return
+    before = json.loads((workdir / "report.json").read_text(encoding="utf-8"))["about"].get("split")
+    if before == split:
+        return
+    for name, ending in (("predictions", ""), ("report", ".html"), ("report", ".json")):
+        latest = workdir / f"{name}{ending}"
+        kept = workdir / f"{name}-{before}{ending}"
+        if latest.exists():
+            if kept.is_dir():
+                shutil.rmtree(kept)
+            latest.replace(kept)
 
 
 def series(entries):

@@ -1,6 +1,7 @@
 """The headline scores, each with what it has to be compared with."""
 
 import dataclasses
+import re
 
 from regionjax.evaluators.grounding import ENOUGH
 
@@ -38,6 +39,13 @@ HEADLINE = (
     Row(
         "region_caption_points/exact_match",
         "… shown as points",
+        "exact match",
+        "no_region/exact_match",
+        "region input removed",
+    ),
+    Row(
+        "region_caption_click/exact_match",
+        "… by a click in its middle",
         "exact match",
         "no_region/exact_match",
         "region input removed",
@@ -169,6 +177,21 @@ MORE = (
     ),
     Row("vcr/q_ar", "… both", "VCR Q→AR", "vcr_no_region/q_ar", "region input removed"),
     Row(
+        "vcr_digit/q_a",
+        "Choosing an answer by its number",
+        "VCR Q→A, as published",
+        "vcr_digit_no_region/q_a",
+        "region input removed",
+    ),
+    Row(
+        "vcr_digit/qa_r",
+        "… the reason for the right one",
+        "VCR QA→R",
+        "vcr_digit_no_region/qa_r",
+        "region input removed",
+    ),
+    Row("vcr_digit/q_ar", "… both", "VCR Q→AR", "vcr_digit_no_region/q_ar", "region input removed"),
+    Row(
         "vcr_no_image/q_a",
         "… an answer, without the image",
         "VCR Q→A from the text alone",
@@ -178,9 +201,32 @@ MORE = (
 )
 
 
+SETS = ("ris", "rec", "pointing", "grounding")  # scored by themselves where there are several sets
+
+
 def rows_of(scores):
-    """The Rows to be shown: all of HEADLINE, and those of MORE that there are scores of."""
-    return (*HEADLINE, *(row for row in MORE if scores.get(row.key) is not None))
+    """The Rows to be shown: all of HEADLINE, and those of MORE that there are scores of.
+
+    What is scored by set has a Row for each (see looking.of_set).
+    """
+    shown = []
+    for row in HEADLINE:
+        family, name = row.key.split("/")
+        suffixes = [""]
+        if family in SETS:
+            found = (re.fullmatch(f"{family}(_.+)/{name}", key) for key in scores)
+            suffixes = [match[1] for match in found if match] or suffixes
+        shown += [_of_set(row, suffix) for suffix in suffixes]
+    return (*shown, *(row for row in MORE if scores.get(row.key) is not None))
+
+
+def _of_set(row, suffix):
+    """A Row for one of several sets; of the only one, "", the Row itself."""
+    if not suffix:
+        return row
+    key, baseline = (f"{suffix}/".join(key.split("/")) for key in (row.key, row.baseline))
+    note = f"{suffix[1:]}: {row.note}"
+    return dataclasses.replace(row, key=key, baseline=baseline, note=note)
 
 
 def summary(scores):

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import pathlib
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Tests compile far longer than they compute: do without LLVM's optimisations, without the newer of
@@ -22,6 +23,7 @@ jax.config.update("jax_num_cpu_devices", 8)
 # Tracing makes much and drops little; Python would look for garbage in a tenth of the time.
 gc.set_threshold(20_000, 10, 10)
 
+SHARED = pathlib.Path(__file__).parents[2] / "shared" / "data"
 # The files that take longest, so that no process is left with one of them at the end.
 FIRST = (
     "test_commands.py",
@@ -39,6 +41,14 @@ def pytest_collection_modifyitems(items):
         return next((n for n, name in enumerate(FIRST) if path.endswith(name)), len(FIRST))
 
     items.sort(key=place)
+
+
+@pytest.fixture
+def shared_data():
+    """Real files that are not part of the project."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no real data in {SHARED}")
+    return SHARED
 
 
 @pytest.fixture(scope="module")

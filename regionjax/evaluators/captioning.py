@@ -14,6 +14,7 @@ from regionjax.evaluators.cider import cider_d
 from regionjax.evaluators.items import Described
 from regionjax.evaluators.ngrams import ngram_scores
 from regionjax.evaluators.predictor import Query
+from regionjax.evaluators.proposals import centre
 from regionjax.evaluators.words import words
 from regionjax.regions import WHOLE_IMAGE, Region
 
@@ -32,9 +33,10 @@ class Answer:
 
 
 def show(region, shown, rng):
-    """The region in another form: "as_is", its bounding "box", "points" or "nothing".
+    """The region in another form: "as_is", its bounding "box", "points", a "click" or "nothing".
 
-    Points are random ones inside it, in the order in which a line across the image meets them.
+    Points are random ones inside it, in the order in which a line across the image meets them; a
+    click is in the middle of it, or as near as it has pixels.
     """
     if shown == "as_is":
         return region
@@ -44,9 +46,21 @@ def show(region, shown, rng):
         points = region.sample_points(POINTS, rng)
         angle = rng.uniform(0, 2 * np.pi)
         return Region.from_points(points[np.argsort(points @ (np.cos(angle), np.sin(angle)))])
+    if shown == "click":
+        return Region.from_points([_middle(region)])
     if shown == "nothing":
         return WHOLE_IMAGE
-    raise ValueError(f"regions are shown as_is, as box, points or nothing; got {shown!r}")
+    raise ValueError(f"regions are shown as_is, as box, points, click or nothing; got {shown!r}")
+
+
+def _middle(region):
+    """xy of a click in a region."""
+    if region.mask is not None:
+        row, column = centre(region.mask)
+        height, width = region.mask.shape
+        return (column + 0.5) / width, (row + 0.5) / height
+    x0, y0, x1, y1 = region.bounding_box()
+    return (x0 + x1) / 2, (y0 + y1) / 2
 
 
 def captioning(name, items, predictor, settings, shown="as_is"):

@@ -49,6 +49,15 @@ def called(name, way):
     return name if way == "as_is" else f"{name}_{way}"
 
 
+def of_set(scores, suffix):
+    """The scores of one of several sets: `ris/miou` of refcoco is `ris_refcoco/miou`.
+
+    The suffix of the only set is "".
+    """
+    named = (key.split("/", 1) for key in scores)
+    return {f"{family}{suffix}/{name}": scores[f"{family}/{name}"] for family, name in named}
+
+
 @functools.cache
 def _grey():
     """An image file of one colour; its size does not matter, as images are squeezed to a square."""

@@ -18,24 +18,27 @@ class Questions:
       regions: list of Described, names of regions.
       narrations: list of Described, sentences along a trace.
       captions: list of Described, one an image with all its captions.
-      expressions: list of Referred.
+      expressions: {source: list of Referred}.
       questions: {source: list of Asked}.
       choices: {source: list of MultipleChoice}.
       left_out: {kind and why: how many were not asked}.
+      own_masks: the sources of `expressions` whose proposals are the annotated masks themselves.
     """
 
     regions: list
     narrations: list
     captions: list
-    expressions: list
+    expressions: dict
     questions: dict = dataclasses.field(default_factory=dict)
     choices: dict = dataclasses.field(default_factory=dict)
     left_out: dict = dataclasses.field(default_factory=dict)
+    own_masks: tuple[str, ...] = ()
 
     def counts(self):
         """{kind or source: number of items}, with what was left out."""
-        kinds = ("regions", "narrations", "captions", "expressions")
+        kinds = ("regions", "narrations", "captions")
         sizes = {kind: len(getattr(self, kind)) for kind in kinds}
+        sizes["expressions"] = sum(map(len, self.expressions.values()))
         for found in (self.questions, self.choices):
             for source, items in found.items():
                 sizes[source] = sizes.get(source, 0) + len(items)
@@ -47,7 +50,7 @@ def make_questions(records, prompt, fits, worded=lambda task, text: text):
 
     Expressions come from the sources that have nothing else, as referring expressions do; names
     that happen to be unique in their image (COCO's categories) stand in only where there are no
-    such sources. A record without proposals is given the masks of its own annotations.
+    such sources. A source without any proposals is given the masks of its own annotations.
 
     Args:
       records: {source: list of Record}; a Record has image_id, width, height, image (bytes),
@@ -58,10 +61,11 @@ def make_questions(records, prompt, fits, worded=lambda task, text: text):
         Captions are compared with what the annotators wrote.
     """
     regions, narrations, captions = [], [], []
-    expressions = {"made for it": [], "by the way": []}
+    expressions = {"made for it": {}, "by the way": {}}
+    own_masks = [name for name, found in records.items() if not any(r.proposals for r in found)]
     questions, choices = collections.defaultdict(list), collections.defaultdict(list)
     left_out = collections.Counter()
-    for record in (record for found in records.values() for record in found):
+    for name, record in ((name, record) for name, found in records.items() for record in found):
         by_kind = {}
         for annotation in record.annotations:
             by_kind.setdefault(annotation.kind, []).append(annotation)
@@ -77,7 +81,8 @@ def make_questions(records, prompt, fits, worded=lambda task, text: text):
         if texts := [annotation.text for annotation in by_kind.get("caption", ())]:
             question = prompt("caption", "")
             captions.append(Described(record, lambda: WHOLE_IMAGE, question, tuple(texts)))
-        proposals = functools.partial(_all_fresh, record.proposals or _own_regions(record))
+        shown = _own_regions(record) if name in own_masks else record.proposals
+        proposals = functools.partial(_all_fresh, shown)
         purpose = "made for it" if by_kind.keys() == {"expression"} else "by the way"
         for annotation in by_kind.get("expression", ()):
             refer, locate = (prompt(task, annotation.text) for task in ("refer", "locate"))
@@ -85,7 +90,7 @@ def make_questions(records, prompt, fits, worded=lambda task, text: text):
             if not (fits(refer, expression) and fits(locate, "")):
                 left_out["expressions_too_long"] += 1
             else:
-                expressions[purpose].append(
+                expressions[purpose].setdefault(name, []).append(
                     Referred(
                         record=record,
                         region=_fresh(annotation.region),
@@ -104,13 +109,22 @@ def make_questions(records, prompt, fits, worded=lambda task, text: text):
                 choices[record.source].append(item)
     chosen = expressions["made for it"] or expressions["by the way"]
     return Questions(
-        regions, narrations, captions, chosen, dict(questions), dict(choices), dict(left_out)
+        regions=regions,
+        narrations=narrations,
+        captions=captions,
+        expressions=chosen,
+        questions=dict(questions),
+        choices=dict(choices),
+        left_out=dict(left_out),
+        own_masks=tuple(name for name in own_masks if name in chosen),
     )
 
 
 def _asked(record, annotation, prompt, fits, left_out):
     """An Asked, or None if the question is too long."""
     extra, question = annotation.extra, prompt("answer", annotation.text)
+    answers = tuple(extra.get("answers", ()))
+    agreed = collections.Counter(answers).most_common(1)  # of the most, where no answer is given
     if not fits(question, ""):
         left_out["questions_too_long"] += 1
         return None
@@ -120,8 +134,8 @@ def _asked(record, annotation, prompt, fits, left_out):
         prompt=question,
         question=annotation.text,
         question_id=annotation.id,
-        answer=extra.get("answer"),
-        answers=tuple(extra.get("answers", ())),
+        answer=extra.get("answer", agreed[0][0] if agreed else None),
+        answers=answers,
         answer_type=extra.get("answer_type", ""),
     )
 

@@ -19,6 +19,7 @@ import functools
 import numpy as np
 
 from regionjax.evaluators.captioning import captioning
+from regionjax.evaluators.looking import of_set
 from regionjax.evaluators.proposals import generator
 from regionjax.evaluators.referring import referring
 from regionjax.regions import Region
@@ -34,7 +35,7 @@ def robustness(texts, expressions, predictor, settings):
 
     Args:
       texts: {benchmark: list of Described}, such as narrations.
-      expressions: list of Referred.
+      expressions: {how its scores are called, see looking.of_set: list of Referred}.
 
     Returns:
       {key: number} with _low and _high, see the top of the file; nothing if nothing is asked for.
@@ -49,10 +50,10 @@ def robustness(texts, expressions, predictor, settings):
                 if shown:
                     found, _ = captioning(name, shown, predictor, settings)
                     scores |= _followed(prefix, found)
-            if expressions:
-                show = functools.partial(_proposal, worse=worse)
-                found, _ = referring(expressions, predictor, settings, show)
-                scores |= _followed(prefix, found)
+            show = functools.partial(_proposal, worse=worse)
+            for suffix, items in expressions.items():
+                found, _ = referring(items, predictor, settings, show)
+                scores |= _followed(prefix, of_set(found, suffix))
     return scores
 
 

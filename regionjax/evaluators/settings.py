@@ -65,6 +65,16 @@ class RobustnessConfig:
                 raise ValueError(f"{value!r} is not a number of points; 1 is the least")
 
 
+def with_lengths(spec, settings):
+    """The BatchSpec of an evaluation: `spec`, with the lengths that EvaluateConfig gives."""
+    prompt = settings.prompt_length or spec.prompt_length
+    target = settings.target_length or spec.target_length
+    if (prompt, target) == (spec.prompt_length, spec.target_length):
+        return spec
+    lengths = {"prompt_length": prompt, "target_length": target, "text_length": prompt + target}
+    return dataclasses.replace(spec, **lengths)
+
+
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig:
     """How much is evaluated, how text is generated and how sure the scores are.
@@ -77,6 +87,10 @@ class EvaluateConfig:
 
     max_images: int = 200  # of each source
     batch_size: int = 16  # images a device call, over the whole mesh
+    # Tokens that a prompt and an answer may have, where questions are longer than what is trained;
+    # 0: as in `config.batch`. What is longer is left out and counted.
+    prompt_length: int = 0
+    target_length: int = 0
     generation: GenerationConfig = GenerationConfig()
     # How answers of a word or two are generated, such as those to VQA's questions; None: as all
     # text. BLIP-2 and RegionVLM: 5 beams, 10 tokens, length_penalty -1.
@@ -105,8 +119,9 @@ class EvaluateConfig:
             raise ValueError(
                 f"samplings_by = {self.samplings_by!r}: expected {' or '.join(map(repr, COMBINED))}"
             )
-        if self.scored_together < 0:
-            raise ValueError(f"scored_together = {self.scored_together} must be at least 0")
+        for name in ("scored_together", "prompt_length", "target_length"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)} must be at least 0")
         for method in self.choices_by:
             if method not in METHODS:
                 raise ValueError(

@@ -1,18 +1,24 @@
 """configs/regionvlm.py by shapes alone: every argument builds, and freezes what it says."""
 
+import json
 import math
 import pathlib
 
 import jax
 import pytest
 
+from input_pipeline import tokens
+from input_pipeline.data_config import DataConfig
+from input_pipeline.records import Annotation, Record
 from input_pipeline.trajectory_text import REGIONVLM
 from regionjax import config as configs
 from regionjax import tables
 from regionjax.batch import BatchSpec
 from regionjax.config import ConfigError, build
-from regionjax.evaluators.settings import EvaluateConfig
+from regionjax.evaluate import questions_about
+from regionjax.evaluators.settings import EvaluateConfig, with_lengths
 from regionjax.plan import make_program
+from regionjax.regions import WHOLE_IMAGE
 from regionjax.systems import system as systems
 
 CONFIG = pathlib.Path(__file__).parents[2] / "configs/regionvlm.py"
@@ -87,12 +93,38 @@ def test_the_released_text_and_the_right_one():
     points = {arg: config.batch.points for arg, config in words.items()}
     assert set(points.values()) == {REGIONVLM.points}
     assert words["parity"].model.max_point_tokens == REGIONVLM.pieces
-    assert words["xl"].model.max_point_tokens == 4 * points["xl"] + 2
+    assert "max_point_tokens" not in words["xl"].model  # all points are read, however many
 
 
 def test_texts_are_those_of_the_released_caption_processor():
     for arg in ("xl", "parity", "base"):
         assert configs.load(f"{CONFIG}:{arg}").data.normalize_text is True
+
+
+@pytest.mark.parametrize("arg", ["xl", "parity", "base"])
+def test_a_question_of_vcr_fits_in_every_way(arg, shared_data, tmp_path):
+    """The public sample; numbered and as reasons to be scored, T5's own pieces."""
+    config = configs.load(f"{CONFIG}:{arg}")
+    spec = build(BatchSpec, config.batch, "config.batch")
+    spec = with_lengths(spec, build(EvaluateConfig, config.evaluate, "config.evaluate"))
+    data = build(DataConfig, config.data, "config.data")
+    (line,) = (shared_data / "vcr/train_sample.jsonl").read_text().splitlines()
+    content = json.loads(line)
+    said = {
+        name: [" ".join(map(str, text)) for text in content[name]]
+        for name in ("answer_choices", "rationale_choices")
+    }
+    question = " ".join(map(str, content["question"]))
+    extra = {"choices": said["answer_choices"], "answer": 0}
+    extra |= {"rationales": said["rationale_choices"], "rationale": 0}
+    asked = Annotation("choice", question, "1", WHOLE_IMAGE, extra)
+    record = Record("vcr", "x.jpg", "1", 8, 8, b"", [asked])
+    tokens.adopt(str(shared_data / "tokenizers/t5"), 2, tmp_path / "tokenizer")
+    tokenizer = tokens.Tokenizer(tmp_path / "tokenizer")
+    made = questions_about({"vcr": [record]}, data, spec, tokenizer)
+    (item,) = made.choices["vcr"]
+    numbered = [len(tokenizer.encode(text)) for text in item.numbered]
+    assert min(numbered) > config.batch.prompt_length  # which is for training on captions
 
 
 def test_published_schedule():

@@ -3,12 +3,8 @@
 It is a module of its own because a spawned child that imports `conftest` finds another folder's.
 """
 
-import pathlib
-
 import pytest
 from data_folder import write_folder
-
-SHARED = pathlib.Path(__file__).parents[2].parent / "shared" / "data"
 
 
 @pytest.fixture(scope="session")
@@ -22,11 +18,3 @@ def folder(tmp_path_factory):
 def own_folder(tmp_path):
     """A data folder of 3 train images that a test may break."""
     return write_folder(tmp_path / "data", 3)
-
-
-@pytest.fixture
-def shared_data():
-    """Real files that are not part of the project."""
-    if not SHARED.is_dir():
-        pytest.skip(f"no real data in {SHARED}")
-    return SHARED

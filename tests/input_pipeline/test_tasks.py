@@ -43,7 +43,7 @@ def test_tasks():
 
 
 def test_what_is_in_a_region_is_said_in_normalised_text():
-    """Hand cases of BLIP's caption processor; questions and their answers are left alone."""
+    """Hand cases of BLIP's caption processor, which has questions too; answers are left alone."""
     box = Region.from_box([0, 0, 0.5, 1])
 
     def said(task, annotation, prefix=""):
@@ -62,6 +62,10 @@ def test_what_is_in_a_region_is_said_in_normalised_text():
     assert said("caption", Annotation("caption", "!!", "1")) == "!!"  # rather than nothing
     asked = Annotation("question", "Is it No. 3?", "1", None, {"answer": "No. 3"})
     assert said("answer", asked) == "No. 3"
+    prompts = tasks.PROMPTS | {"answer": "Question: {text} Short answer:"}
+    question = tasks.segment("answer", asked, 32, prompts=prompts, normalize=True).prompt
+    assert question == "Question: is it no 3? Short answer:"
+    assert tasks.segment("answer", asked, 32, prompts=prompts).prompt.startswith("Question: Is it")
     located = tasks.segment("locate", Annotation("expression", raw, "1", box), 32, normalize=True)
     assert located.prompt == f"locate {raw}"
 

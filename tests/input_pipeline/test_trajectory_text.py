@@ -1,10 +1,18 @@
 """RegionVLM's trajectories, compared with the published facts on the public vocabulary."""
 
+import io
+
 import numpy as np
 import pytest
+from PIL import Image
 
+from input_pipeline.data_config import DataConfig
 from input_pipeline.errors import DataError
+from input_pipeline.records import Annotation, Record
 from input_pipeline.trajectory_text import REGIONVLM, TrajectoryText, normalized, picked, read_bert
+from input_pipeline.transforms import EncodeExample, example_rng
+from regionjax.batch import BatchSpec
+from regionjax.regions import Region
 
 PERCENT = [(3 * n, 100 - 9 * n) for n in range(10)]
 POINTS = (np.array(PERCENT) + 0.4) / 100  # x.4 hundredths: rounding down and cutting agree
@@ -92,3 +100,36 @@ def test_vocabulary_is_checked(tmp_path):
     (tmp_path / "vocab.txt").write_text("[UNK]\n[PAD]\n[CLS]\n[SEP]\n[MASK]\n")
     with pytest.raises(DataError, match=r"does not begin with \[PAD\]"):
         read_bert(tmp_path)
+
+
+@pytest.mark.parametrize("way", ["even", "random"])
+def test_training_sees_other_points_of_a_trace_each_time_if_asked_to(way):
+    """Ten of twenty, in their order; "random": each about half of the time."""
+    trace = np.stack([np.linspace(0, 0.95, 20), np.full(20, 0.5)], axis=1).astype(np.float32)
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    said = Annotation("narration", "x", "1", Region.from_points(trace))
+    record = Record("x", "x.png", "1", 8, 8, file.getvalue(), [said])
+    spec = BatchSpec(8, 2, 1, 10, 4, 4, 8)
+    data = DataConfig("", {"x": 1.0}, trace_points=way)
+    encode = EncodeExample(spec, data, Words(), 0)
+    seen = np.zeros(20)
+    for index in range(200):
+        (segment,) = encode.draw(record, example_rng(0, index)).segments
+        points = segment.region.sample_points(10, None)
+        places = np.rint(points[:, 0] * 20).astype(int)
+        assert (np.diff(places) > 0).all()
+        seen[places] += 1
+    if way == "even":
+        assert sorted(seen) == [0] * 10 + [200] * 10
+    else:
+        assert seen.min() > 70 and seen.max() < 130  # 100 with a deviation of 7
+
+
+class Words:
+    """A tokenizer of words."""
+
+    location_bins, eos_id, pad_id = 2, 1, 0
+
+    def encode(self, text):
+        return [2] * len(text.split())

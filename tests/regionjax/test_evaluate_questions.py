@@ -8,8 +8,8 @@ import test_evaluate
 from jax.sharding import PartitionSpec
 
 from input_pipeline import prepare, scenes
-from regionjax import checkpoint
-from regionjax.config import build
+from regionjax import checkpoint, scoreboard, workdir
+from regionjax.config import ConfigError, build
 from regionjax.evaluate import evaluate
 from regionjax.settings import Settings
 from regionjax.step import TrainState
@@ -39,14 +39,8 @@ def build_system(config, spec):
     )
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """(folder of a run, scores) of an evaluation of 3 images of the built-in world."""
-    root, folder = (tmp_path_factory.mktemp(name) for name in ("world", "run"))
-    scenes.write_world(
-        root, seed=0, train=5, val=0, test=0, questions=True, processes=1, progress=False
-    )
-    changes = {
+def configured(root, **changes):
+    settings = {
         "data.mixture": {"vqav2": 1.0, "vcr": 1.0},
         "data.vocabulary_size": 400,
         "batch.prompt_length": 24,
@@ -54,7 +48,17 @@ def run(tmp_path_factory):
         "evaluate.max_images": 3,
         "evaluate.choices_by": ("likelihood", "digit"),
     }
-    config = test_evaluate.config(root, **changes)
+    return test_evaluate.config(root, **(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(folder of a run, scores) of an evaluation of 3 images of the built-in world."""
+    root, folder = (tmp_path_factory.mktemp(name) for name in ("world", "run"))
+    scenes.write_world(
+        root, seed=0, train=5, val=0, test=0, questions=True, processes=1, progress=False
+    )
+    config = configured(root)
     settings = build(Settings, config, "config")
     prepare.ensure(settings.data, settings.batch, folder / "data", processes=1, progress=False)
     count = jnp.zeros((), jnp.int32)
@@ -75,6 +79,24 @@ def test_every_question_is_asked_in_every_way(run):
     items = json.loads((folder / "report.json").read_text())["about"]["items"]
     # prompts with four numbered texts do not fit
     assert scores["vcr_digit/left_out"] == items["vcr"] > 5 and "vcr_digit/q_a" not in scores
+
+
+def test_questions_may_be_longer_than_in_training(run):
+    root, folder, before = run
+    config = configured(root, **{"evaluate.prompt_length": 250, "evaluate.target_length": 60})
+    scores = evaluate(config, folder, build_system=build_system)
+    about = json.loads((folder / "report.json").read_text())["about"]
+    assert scores["vcr_digit/left_out"] == 0 and 0 <= scores["vcr_digit/q_a"] <= 1
+    assert "vcr_digit/q_a " in scoreboard.summary(scores)
+    assert not any("too_long" in why for why in about["left_out"])
+    assert scores["vqav2/accuracy"] == before["vqav2/accuracy"]
+
+
+def test_another_split_may_be_evaluated(run):
+    root, folder, _ = run
+    workdir.check(folder, configured(root, **{"data.eval_split": "val"}))
+    with pytest.raises(ConfigError, match="data.train_split: absent -> val"):
+        workdir.check(folder, configured(root, **{"data.train_split": "val"}))
 
 
 def test_predictions_are_of_the_files_questions(run):

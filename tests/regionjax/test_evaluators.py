@@ -42,13 +42,23 @@ def scripted(nll):
 # ---- captioning ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shown", ["as_is", "box", "points"])
+@pytest.mark.parametrize("shown", ["as_is", "box", "points", "click"])
 def test_an_oracle_names_every_region(shown):
     scores, answers = captioning("named", toy.described(RECORDS), toy.Oracle(), SETTINGS, shown)
     assert scores["named/exact_match"] == scores["named/exact_match_low"] == 1
     assert scores["named/cider"] == pytest.approx(5)  # names of two words fill two of four orders
-    kinds = {"as_is": "mask", "box": "box", "points": "points"}
+    kinds = {"as_is": "mask", "box": "box", "points": "points", "click": "points"}
     assert all(a.correct and a.region.kind == kinds[shown] for a in answers)
+
+
+def test_a_click_is_in_the_middle():
+    ring = np.ones((5, 5), bool)
+    ring[2, 2] = False  # the centre itself; of its neighbours the first
+    for region, xy in (
+        (Region.from_mask(ring), (0.5, 0.3)),
+        (Region.from_box((0.2, 0.4, 0.4, 1.0)), (0.3, 0.7)),
+    ):
+        np.testing.assert_allclose(show(region, "click", None).points, [xy], atol=1e-6)
 
 
 def test_without_the_region_even_an_oracle_is_right_once_an_image():

@@ -182,7 +182,7 @@ def test_texts_share_a_region_and_have_no_more_room_than_they_need():
     found = model.caption_nll(asked, 2, 8)
     np.testing.assert_array_equal(found[[0, 2]], [[401, 403], [403, 401]])
     assert found[1, 0] == 422
-    assert traced == [(1, 4, 2, 4)]
+    assert {*traced} == {(1, 4, 2, 4)}
     assert model.tallies["caption_nll"].rows == 2
     assert model.caption_nll([], 2).shape == (0, 2)
 

@@ -69,7 +69,7 @@ def test_each_kind_becomes_its_question():
     (caption,) = made.captions
     assert caption.references == ("a cat", "a cat and a dog", "a cat")  # each as often as written
     assert caption.region() is WHOLE_IMAGE
-    (expression,) = made.expressions
+    (expression,) = made.expressions["coco"]
     assert (expression.refer_prompt, expression.locate_prompt) == ("refer", "locate cat")
     assert expression.box.tolist() == [0, 0, 0.5, 0.5]
     masks = [proposal.mask for proposal in expression.proposals()]
@@ -78,10 +78,24 @@ def test_each_kind_becomes_its_question():
 
 def test_referring_expressions_go_before_names():
     made = make_questions({"coco": [COCO], "refer": [REFER]}, prompt, lambda *texts: True)
-    assert [q.expression for q in made.expressions] == ["the left dog"]
-    masks = [proposal.mask for proposal in made.expressions[0].proposals()]
+    assert made.expressions.keys() == {"refer"} and not made.own_masks
+    (item,) = made.expressions["refer"]
+    assert item.expression == "the left dog"
+    masks = [proposal.mask for proposal in item.proposals()]
     np.testing.assert_array_equal(masks, [DOG.mask, CAT.mask])
     assert len(made.regions) == 3
+
+
+def test_sets_of_expressions_are_kept_apart_and_proposals_are_no_answers():
+    """Where some images of a set have proposals, one without has none; else the annotated ones."""
+    bare = dataclasses.replace(REFER, image_id="4", proposals=())
+    records = {"refcoco": [REFER, bare], "refcocog": [bare], "names": [COCO]}
+    made = make_questions(records, prompt, lambda *texts: True)
+    assert made.own_masks == ("refcocog",) and made.counts()["expressions"] == 3
+    counts = {
+        name: [len(item.proposals()) for item in items] for name, items in made.expressions.items()
+    }
+    assert counts == {"refcoco": [2, 0], "refcocog": [1]}
 
 
 def test_expressions_are_scored_as_they_are_learnt():
@@ -94,7 +108,7 @@ def test_expressions_are_scored_as_they_are_learnt():
     for normalize, expected in ((True, "the dog"), (False, "The Dog!")):
         data = DataConfig("", {"coco": 1.0}, normalize_text=normalize)
         made = questions_about({"refer": [record]}, data, spec, tokenizer)
-        (item,) = made.expressions
+        (item,) = made.expressions["refer"]
         learnt = tasks.segment("refer", things[0], 16, normalize=normalize)
         assert item.expression == learnt.target == expected
         assert item.locate_prompt == "locate The Dog!"
@@ -115,6 +129,7 @@ ASKED = Record(
         Annotation("question", "what ?", WHOLE_IMAGE, {"answer": "x", "answers": ["x", "y"]}, "7"),
         Annotation("question", "who ?", CAT, {"answer": "z", "answer_type": "other"}, "8"),
         Annotation("question", "when ?", WHOLE_IMAGE, {}, "9"),
+        Annotation("question", "how ?", WHOLE_IMAGE, {"answers": ["u", "v", "v"]}, "13"),
         Annotation("choice", "is [0] ?", DOG, CHOICE, "10"),
         Annotation("choice", "is it ?", WHOLE_IMAGE, {"choices": ["a"], "answer": 0}, "11"),
         Annotation("choice", "is not ?", WHOLE_IMAGE, {"choices": ["a"]}, "12"),
@@ -126,11 +141,11 @@ ASKED = Record(
 def test_questions_and_choices():
     made = make_questions({"x": [ASKED], "coco": [COCO]}, prompt, lambda *texts: True)
     assert made.questions.keys() == made.choices.keys() == {"vcr"}
-    what, who, when = made.questions["vcr"]
+    what, who, when, how = made.questions["vcr"]
     assert (what.prompt, what.question_id, what.answers) == ("answer what ?", "7", ("x", "y"))
     assert what.region() is WHOLE_IMAGE and who.region().kind == "mask"
     assert (who.answer, who.answers, who.answer_type) == ("z", (), "other")
-    assert when.answer is None
+    assert when.answer is None and how.answer == "v"  # which most of them said
     with_reasons, without = made.choices["vcr"]
     assert (with_reasons.prompt, with_reasons.why_prompt) == (
         "choose is [0] ?",
@@ -145,7 +160,7 @@ def test_questions_and_choices():
         "narrations": 1,
         "captions": 1,
         "expressions": 1,
-        "vcr": 5,
+        "vcr": 6,
         "choices_without_answer": 1,
     }
 
@@ -156,4 +171,4 @@ def test_long_questions_are_counted():
     made = make_questions({"x": [ASKED]}, prompt, lambda question, answer: "1. " not in question)
     assert [item.numbered for item in made.choices["vcr"]] == [None, None]
     made = make_questions({"x": [ASKED]}, prompt, lambda question, answer: False)
-    assert made.left_out["questions_too_long"] == 3
+    assert made.left_out["questions_too_long"] == 4

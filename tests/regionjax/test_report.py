@@ -41,7 +41,8 @@ def answered(questions):
 def results():
     records = [toy.record(index) for index in range(10)]
     regions = toy.described(records)
-    return answered(Questions(regions, regions, toy.captions(records), toy.referred(records)))
+    expressions = {"refer": toy.referred(records)}
+    return answered(Questions(regions, regions, toy.captions(records), expressions))
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_the_same_results_give_the_same_page(written, results, tmp_path):
 
 def test_missing_items_are_null_and_said(tmp_path):
     records = [toy.record(index) for index in range(3)]
-    results = answered(Questions(toy.described(records), [], [], []))
+    results = answered(Questions(toy.described(records), [], [], {}))
     path = report.write(tmp_path, results, title="toy", gallery=4, seed=0)
     numbers = json.loads((tmp_path / "report.json").read_text())
     assert numbers["ris/miou"] is None and numbers["image_caption/cider_low"] is None
@@ -133,13 +134,50 @@ def test_missing_items_are_null_and_said(tmp_path):
     assert "(no such items)" in scoreboard.summary(results.scores)
 
 
+def test_sets_of_expressions_are_scored_apart(tmp_path):
+    records = [toy.record(index) for index in range(5)]
+    sets = {"testA": toy.referred(records[:2]), "testB": toy.referred(records[2:])}
+    results = answered(Questions([], [], [], sets))
+    page = report.write(tmp_path, results, title="toy", gallery=4, seed=0).read_text()
+    alone = answered(Questions([], [], [], {"testA": sets["testA"]})).scores
+    for key in ("ris/miou", "rec/acc50", "grounding/acc50", "pointing/accuracy"):
+        family, name = key.split("/")
+        assert results.scores[f"{family}_testA/{name}"] == alone[key] > 0
+        assert results.scores[key] is None
+        assert f"{family}_testB/{name} " in scoreboard.summary(results.scores)
+        assert f"{key} " not in scoreboard.summary(results.scores)
+    assert results.about["items"] == {"expressions_testA": 8, "expressions_testB": 12}
+    assert "testA: mean IoU" in page and "testB: mean IoU" in page
+
+
+def test_reports_of_other_splits_are_kept(tmp_path):
+    results = answered(Questions(toy.described([toy.record(0)]), [], [], {}))
+
+    def written(split):
+        results.about["split"] = split
+        report.write(tmp_path, results, title=split, gallery=1, seed=0)
+        (tmp_path / "predictions").mkdir(exist_ok=True)
+        (tmp_path / "predictions/said.json").write_text(split)
+        return {
+            file.name: json.loads(file.read_text())["about"]["split"]
+            for file in tmp_path.glob("report*.json")
+        }
+
+    assert written("val") == written("val") == {"report.json": "val"}
+    assert written("testA") == {"report.json": "testA", "report-val.json": "val"}
+    assert written("val") == {"report.json": "val", "report-testA.json": "testA",
+                              "report-val.json": "val"}  # fmt: skip
+    assert (tmp_path / "predictions-testA/said.json").read_text() == "testA"
+    assert "<title>testA" in (tmp_path / "report-testA.html").read_text()
+
+
 def test_questions_and_choices_are_reported(tmp_path):
     records = [toy.record(index) for index in range(6)]
     asked = {
         "vqav2": toy_questions.asked(records, ("yes/no", "number", "other")),
         "gqa": toy_questions.about_all(records),
     }
-    questions = Questions([], [], [], [], asked, {"vcr": toy_questions.chosen(records)})
+    questions = Questions([], [], [], {}, asked, {"vcr": toy_questions.chosen(records)})
     settings = dataclasses.replace(SETTINGS, choices_by=("likelihood", "digit"))
     results = ask(questions, toy_questions.Looking(), settings, toy.BINS)
     assert results.about["items"] == {"vqav2": 24, "gqa": 6, "vcr": 24}

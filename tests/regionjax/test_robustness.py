@@ -94,7 +94,8 @@ def test_scores_fall_and_are_named():
     asked = settings(outside=(0, 0.5, 1.0), points=(1,))
     texts = {"region_caption": toy.described(RECORDS), "narration": []}
     model = Looker()
-    scores = robustness(texts, toy.referred(RECORDS), model, asked)
+    sets = {"": toy.referred(RECORDS), "_two": toy.referred(RECORDS[:2])}
+    scores = robustness(texts, sets, model, asked)
     assert {query.segment.region.kind for query in model.queries} == {"points"}
     at = {value: f"robustness/outside/{value}" for value in ("0", "0.5", "1")}
     assert scores[f"{at['0']}/region_caption/exact_match"] == 1
@@ -104,6 +105,7 @@ def test_scores_fall_and_are_named():
         assert values[0] >= values[1] > values[2]
         assert scores[f"{at['1']}/{name}_low"] <= values[2] <= scores[f"{at['1']}/{name}_high"]
     assert scores["robustness/points/1/ris/miou"] > 0.9
+    assert scores["robustness/points/1/ris_two/miou"] > 0.9
     assert not any("narration" in key or "chance" in key for key in scores)
 
     lines = curves({**scores, "ris/miou": 0.5})
@@ -120,7 +122,8 @@ def test_scores_fall_and_are_named():
 
 
 def test_nothing_is_asked_by_default():
-    assert robustness({"x": toy.described(RECORDS)}, toy.referred(RECORDS), None, settings()) == {}
+    sets = {"": toy.referred(RECORDS)}
+    assert robustness({"x": toy.described(RECORDS)}, sets, None, settings()) == {}
 
 
 def test_the_same_again():
@@ -135,11 +138,11 @@ def test_the_same_again():
             return ["x"] * len(items)
 
     for _ in range(2):
-        robustness({"region_caption": items}, [], Noting(), asked)
+        robustness({"region_caption": items}, {}, Noting(), asked)
     np.testing.assert_array_equal(shown[0], shown[1])
     assert (shown[0][0] != shown[0][1]).any()  # two items, two scribbles
     other = dataclasses.replace(asked, seed=1)
-    robustness({"region_caption": items}, [], Noting(), other)
+    robustness({"region_caption": items}, {}, Noting(), other)
     assert (shown[2][0] != shown[0][0]).any()
 
 
