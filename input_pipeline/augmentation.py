@@ -3,6 +3,7 @@
 crop: up to `crop` of width or height is cut off each side, in whole pixels of the file, and never
   a part of what the example speaks of: of the regions that are shown or asked for, whole objects
   also where only a point or a side of them is shown. Points outside the image count as on its edge.
+  An example of whole images alone is not cropped (as in RegionVLM): its texts are about all of it.
 flip: left and right change places in the image, the regions and the texts; an example of which a
   text cannot be rewritten safely (see mirrored_text.py) is not flipped.
 brightness, contrast, saturation: one factor each, in this order. The hue stays, for colour words.
@@ -96,12 +97,13 @@ def draw_view(data, width, height, regions, rng):
     """
     sides = np.array([width, height])
     low, high = sides, np.zeros(2)  # what has to stay, pixels
-    for region in regions:
-        if region is not WHOLE_IMAGE:
-            box = box_to_pixels(region.bounding_box(), width, height)
-            low, high = np.minimum(low, box[:2]), np.maximum(high, box[2:])
-    before = np.minimum(low + _ROUNDING, data.crop * sides).astype(int)
-    after = np.minimum(sides - high + _ROUNDING, data.crop * sides).astype(int)
+    parts = [region for region in regions if region is not WHOLE_IMAGE]
+    for region in parts:
+        box = box_to_pixels(region.bounding_box(), width, height)
+        low, high = np.minimum(low, box[:2]), np.maximum(high, box[2:])
+    most = (data.crop if parts else 0) * sides
+    before = np.minimum(low + _ROUNDING, most).astype(int)
+    after = np.minimum(sides - high + _ROUNDING, most).astype(int)
     draws = rng.random(5)
     x0, y0 = (draws[:2] * (before + 1)).astype(int).tolist()
     x1, y1 = (sides - (draws[2:4] * (after + 1)).astype(int)).tolist()

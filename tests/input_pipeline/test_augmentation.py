@@ -146,6 +146,14 @@ def test_views_use_all_of_the_margin():
     assert np.mean([view.flip for view in views]) == pytest.approx(0.3, abs=0.04)
 
 
+def test_what_is_said_of_whole_images_is_said_of_all_of_them():
+    rng = np.random.default_rng(0)
+    for regions in ([WHOLE_IMAGE, WHOLE_IMAGE], []):
+        views = [draw_view(config(crop=0.1, flip=0.3), 200, 100, regions, rng) for _ in range(50)]
+        assert {view.edges for view in views} == {(0, 0, 200, 100)}
+        assert {view.flip for view in views} == {True, False}
+
+
 # ---- whole examples ----
 
 SPEC = BatchSpec(
