@@ -268,7 +268,7 @@ def tiny():
             # Halves of things and things together are among what expressions are scored on.
             "as_mask": 0.62,
             "as_box": 0.0,
-            # Clicks and strokes; without any, the few points of one are taken for a part.
+            # Strokes of one to ten points; without any, all of them are taken for parts.
             "as_points": 0.05,
             "as_part": 0.15,
             "as_more": 0.10,
