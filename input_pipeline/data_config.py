@@ -41,7 +41,8 @@ class DataConfig:
     mixture_by: str = "examples"  # or "regions": what the images fill slots with counts
     prompts: dict[str, str] = dataclasses.field(default_factory=dict)  # {task: template}; see tasks
     # Names, expressions, narrations and captions are learnt and scored as BLIP's caption processor
-    # makes them: lower case, without . ! " ( ) * # : ; ~ and of at most 50 words.
+    # makes them: lower case, without . ! " ( ) * # : ; ~ and of at most 50 words; and questions are
+    # asked as its question processor makes them.
     normalize_text: bool = False
     # {task: weight}; 1 where none is given. Where a record has more to ask than there are slots,
     # each thing to ask competes with its task's weight; what has weight 0 is never trained.

@@ -188,17 +188,17 @@ def eval_parts(data, directory):
     """{name: Part} of the eval split, of all names of the mixture that have one; see train_parts.
 
     Raises:
-      DataError: none has, or one of weight 0 (which is there for nothing else) has not.
+      DataError: none has, or none of weight 0, which are there for nothing else.
     """
     found = _of_mixture(data, directory)
     split = data.eval_split
     parts = {name: found[name][split] for name in data.mixture if split in found[name]}
-    for name, weight in data.mixture.items():
-        if name not in parts and (not weight or not parts):
-            raise DataError(
-                f"{name} was prepared without the split {split} to evaluate on"
-                f"{nearest(split, found[name])}"
-            )
+    meant = [name for name, weight in data.mixture.items() if not weight] or list(data.mixture)
+    if not parts.keys() & set(meant):
+        raise DataError(
+            f"{meant[0]} was prepared without the split {split} to evaluate on"
+            f"{nearest(split, found[meant[0]])}"
+        )
     return parts
 
 

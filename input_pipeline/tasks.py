@@ -2,7 +2,7 @@
 
 import string
 
-from input_pipeline.trajectory_text import normalized
+from input_pipeline.trajectory_text import normalized, normalized_question
 from regionjax.batch import Segment
 from regionjax.config import nearest
 from regionjax.regions import WHOLE_IMAGE, box_to_locations, locations_to_text
@@ -76,11 +76,11 @@ def all_prompts(changed):
 def prompt(task, text, prompts=PROMPTS, normalize=False):
     """The prompt of a task about an annotation with that text.
 
-    With `normalize` (`data.normalize_text`) a question is asked in lower case, with little
-    punctuation, as BLIP's question processor has it; VCR's are not.
+    With `normalize` (`data.normalize_text`) a question is asked as `normalized_question` has it;
+    VCR's are not.
     """
     if normalize and task == "answer":
-        text = normalized(text) or text
+        text = normalized_question(text) or text
     return prompts[task].format(text=text)
 
 

@@ -68,6 +68,12 @@ def normalized(text):
     return " ".join(text.split(" ")[:_MOST_WORDS])
 
 
+def normalized_question(text):
+    """A question as BLIP-2 is asked it: like `normalized`, with nothing for what is dropped."""
+    words = _DROPPED.sub("", text.lower()).rstrip(" ").split(" ")
+    return " ".join(words[:_MOST_WORDS])
+
+
 def read_bert(directory):
     """The word pieces of a BERT directory with a vocab.txt (bert-base-uncased).
 

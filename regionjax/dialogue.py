@@ -340,7 +340,7 @@ class Session:
         turn, notes = self._speaker.turn(question, region)
         earlier = [] if alone else self.turns
         batch, told = self._speaker.together(earlier, turn, self._pixels)
-        if told < len(earlier):
+        if told < len(earlier) and self._speaker.config.turns > 1:
             notes.append(f"of {len(earlier)} earlier turns the model is told the last {told}")
         return Reply(tuple(notes), self._answer(turn, batch))
 

@@ -96,6 +96,9 @@ def evaluate(config, folder, *, build_system=systems.build):
         for source, found in records.items():
             if (every := len(evaluated[source].records())) > len(found):
                 log.info("  %s: %d of %d images, by evaluate.max_images", source, len(found), every)
+        for name, weight in data.mixture.items():
+            if not weight and name not in records:
+                log.info("  %s has no split %s and is not evaluated", name, data.eval_split)
         for source in questions.own_masks:
             log.warning(
                 "  %s has no proposals: expressions are segmented among the annotated masks, which "
@@ -162,6 +165,7 @@ def evaluate(config, folder, *, build_system=systems.build):
                 seed=asked.seed,
             )
             log.info("report: %s", page)
+        workdir.meet("evaluated")  # others may still be reading what was kept
         kept.clear()
         return results.scores
 
@@ -253,14 +257,18 @@ def _fits(prompt, target, spec, tokenizer):
 
 
 def record_encoder(tokenizer, seed):
-    """(record, segments, spec) → a row; neighbouring rows of one image decode it once."""
+    """(record, segments, spec) → a row; neighbouring rows of one image decode it once.
+
+    With `texts_only` the image is left out.
+    """
     latest = [None, None]  # record, its pixels
 
-    def encode(record, segments, spec):
-        if record is not latest[0]:
+    def encode(record, segments, spec, texts_only=False):
+        if not texts_only and record is not latest[0]:
             latest[:] = record, decode_image(record.image, spec.image_size, record.name)
+        image = 0 if texts_only else latest[1]
         rng = np.random.default_rng(seed)
-        return encode_row(latest[1], segments, spec, tokenizer, rng=rng, name=record.name)
+        return encode_row(image, segments, spec, tokenizer, rng=rng, name=record.name)
 
     return encode
 

@@ -13,9 +13,9 @@ Modes:
             that are finished
   chat      talk about the photograph --image: lines such as `@12,30 15,33 what is this?`, points in
             pixels, from the terminal or a pipe (/help lists the others). The weights are those of
-            the workdir's last checkpoint, else of config.init_from. config.evaluate.generation and
-            config.evaluate.seed say how answers are made, config.dialogue what is told of earlier
-            ones. Nothing is written.
+            the workdir's last checkpoint, else of config.init_from. config.evaluate says how texts
+            are made (generation, of answers short_answers; seed), config.dialogue what is told of
+            earlier ones. Nothing is written.
   plan      compile the training step for --topology, without having one; without --topology,
             count parameters, memory and FLOPs of the shapes
 

@@ -62,7 +62,10 @@ def write(workdir, results, *, title, gallery, seed):
 
 
 def _keep_other_split(workdir, split):
-    """Renames the report of another split, if that is what is there, by its split."""
+    """Renames the report of another split, if that is what is there, by its split.
+
+    What was kept of `split` is removed: its report is about to be written anew.
+    """
     if not (workdir / "report.json").is_file():
         return
     before = json.loads((workdir / "report.json").read_text(encoding="utf-8"))["about"].get("split")
@@ -70,11 +73,13 @@ def _keep_other_split(workdir, split):
         return
     for name, ending in (("predictions", ""), ("report", ".html"), ("report", ".json")):
         latest = workdir / f"{name}{ending}"
-        kept = workdir / f"{name}-{before}{ending}"
+        for old in (workdir / f"{name}-{before}{ending}", workdir / f"{name}-{split}{ending}"):
+            if old.is_dir():
+                shutil.rmtree(old)
+            else:
+                old.unlink(missing_ok=True)
         if latest.exists():
-            if kept.is_dir():
-                shutil.rmtree(kept)
-            latest.replace(kept)
+            latest.replace(workdir / f"{name}-{before}{ending}")
 
 
 def series(entries):

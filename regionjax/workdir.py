@@ -64,13 +64,13 @@ def claim(workdir, config, *, force_new=False):
             folder.rename(_free_name(folder))
     else:
         check(folder, config)
-    _meet("workdir read")  # nobody may write before all have read
+    meet("workdir read")  # nobody may write before all have read
     if first:
         folder.mkdir(parents=True, exist_ok=True)
         fresh = folder / "config.json.new"
         fresh.write_text(json.dumps(_plain(config), indent=2) + "\n")
         os.replace(fresh, record)
-    _meet("workdir claimed")
+    meet("workdir claimed")
     return folder
 
 
@@ -125,6 +125,7 @@ def _free_name(folder):
     return aside
 
 
-def _meet(name):
+def meet(name):
+    """Waits for the other processes, if there are any."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)

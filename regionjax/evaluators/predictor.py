@@ -28,7 +28,7 @@ from regionjax.config import ConfigError
 from regionjax.regions import WHOLE_IMAGE
 
 AHEAD = 4  # batches under way; enough to hide the host, few enough to bound memory
-PARTS = (4, 2, 1)  # of the most there may be: what texts are padded to
+PARTS = (8, 4, 2, 1)  # of the most there may be: what texts are padded to
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Predictor:
       params: the parameters, laid out on the mesh.
       spec: BatchSpec of every batch.
       encode: (record, list of at most R Segments, BatchSpec) → one row: the batch's fields
-        without B.
+        without B; with texts_only=True, without the image.
       decode: token ids of one answer, i32 [T] → text.
       eos_id: the token that ends an answer.
       batch_size: rows a batch, over the whole mesh.
@@ -252,7 +252,7 @@ class Predictor:
             prompt = query.segment.prompt
             segments = [Segment(WHOLE_IMAGE, prompt, text) for text in query.texts]
             spec = dataclasses.replace(spec, regions=texts)
-            row = self._encode(query.record, segments, spec)
+            row = self._encode(query.record, segments, spec, texts_only=True)
             self._latest = key, (row["target"], row["target_weight"])
         said = self._latest[1]
         return said, padded(_tokens(said[1]), spec.target_length)
@@ -310,7 +310,8 @@ def _chunks(rows, size, alike):
 
 def _tokens(texts):
     """The most tokens of a text, of ids or weights [..., T] padded with 0."""
-    return int(np.flatnonzero(texts.reshape(-1, texts.shape[-1]).any(0)).max(initial=-1)) + 1
+    used = texts.any(tuple(range(texts.ndim - 1)))
+    return int(np.flatnonzero(used).max(initial=-1)) + 1
 
 
 def _digest(row):

@@ -88,7 +88,8 @@ class EvaluateConfig:
     max_images: int = 200  # of each source
     batch_size: int = 16  # images a device call, over the whole mesh
     # Tokens that a prompt and an answer may have, where questions are longer than what is trained;
-    # 0: as in `config.batch`. What is longer is left out and counted.
+    # 0: as in `config.batch`. What is longer is left out and counted. (data.on_long = "stop" is
+    # about all parts, and about what fits in training.)
     prompt_length: int = 0
     target_length: int = 0
     generation: GenerationConfig = GenerationConfig()
@@ -103,8 +104,9 @@ class EvaluateConfig:
     # points in half of a thing move less. For systems that read points; masks need one.
     point_samplings: int = 1
     samplings_by: str = "min"
-    # Proposals (and samplings of them) that share one encoding of their image; 0: batch.regions.
-    # So many slots take the room of several images: a device call then has fewer images.
+    # Texts of proposals (and samplings of them) that share one encoding of their image, so 100 are
+    # 20 proposals by five expressions; 0: batch.regions. They take the room of several images: a
+    # device call then has fewer images.
     scored_together: int = 0
     robustness: RobustnessConfig = RobustnessConfig()
     bootstrap_samples: int = 1000

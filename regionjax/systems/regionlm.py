@@ -209,8 +209,12 @@ def build(section, spec):
         alpha = no_context(batch)
         return network.init(rng, batch, alpha, spec.text_length)["params"], {}
 
+    def room(batch):
+        """Tokens of prompt and target together; an evaluation's may be padded less."""
+        return min(spec.text_length, batch["prompt"].shape[-1] + batch["target"].shape[-1])
+
     def forward(params, batch, alpha):
-        hidden, heat = network.apply({"params": params}, batch, alpha, spec.text_length)
+        hidden, heat = network.apply({"params": params}, batch, alpha, room(batch))
         table = network.apply({"params": params}, method=RegionLM.unembedding)
         nll = caption.token_nll(hidden, table, batch["target"], c.vocabulary_chunks)
         return nll, heat
@@ -252,7 +256,7 @@ def build(section, spec):
         return decode.generate(logits, cache, go_on, rng, eos_id=eos_id, config=config)
 
     def heatmap(params, batch):
-        _, heat = network.apply({"params": params}, batch, no_context(batch), spec.text_length)
+        _, heat = network.apply({"params": params}, batch, no_context(batch), room(batch))
         return jax.nn.softmax(heat, axis=(-2, -1))
 
     def embed(params, batch):

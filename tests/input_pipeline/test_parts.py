@@ -48,6 +48,12 @@ def test_a_run_reads_what_was_prepared(prepared, tmp_path):
         "coco": 2,
         "refer": 2,
     }
+    # Of several sets those are evaluated that have the split; of those of weight 0 one must.
+    both = dataclasses.replace(data, mixture={"coco": 1.0, "told": 0.0, "refer": 0.0})
+    assert list(parts.eval_parts(both, tmp_path / "run")) == ["coco", "refer"]
+    without = dataclasses.replace(data, mixture={"coco": 1.0, "told": 0.0})
+    with pytest.raises(DataError, match="told was prepared without the split val"):
+        parts.eval_parts(without, tmp_path / "run")
     assert "narrate → Then comes blue" in {entry["example"] for entry in facts["lengths"]}
     again = dataclasses.replace(data, prepared=tuple(reversed(data.prepared)))
     assert prepare.ensure(again, None, tmp_path / "run", progress=False) == facts

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from input_pipeline import tasks
+from input_pipeline import tasks, trajectory_text
 from input_pipeline.data_config import DataConfig
 from input_pipeline.records import Annotation
 from input_pipeline.runs import RunRegion
@@ -60,11 +60,14 @@ def test_what_is_in_a_region_is_said_in_normalised_text():
     )
     assert said("caption", Annotation("caption", "A " * 60, "1")) == "a " * 49 + "a"
     assert said("caption", Annotation("caption", "!!", "1")) == "!!"  # rather than nothing
-    asked = Annotation("question", "Is it No. 3?", "1", None, {"answer": "No. 3"})
+    asked = Annotation("question", 'Is it "No. 3"? ', "1", None, {"answer": "No. 3"})
     assert said("answer", asked) == "No. 3"
     prompts = tasks.PROMPTS | {"answer": "Question: {text} Short answer:"}
     question = tasks.segment("answer", asked, 32, prompts=prompts, normalize=True).prompt
     assert question == "Question: is it no 3? Short answer:"
+    assert trajectory_text.normalized_question("T.V. (or  5:30)? " + "a " * 60) == (
+        "tv or  530? " + "a " * 45 + "a"  # 50 words; the second space makes an empty one
+    )
     assert tasks.segment("answer", asked, 32, prompts=prompts).prompt.startswith("Question: Is it")
     located = tasks.segment("locate", Annotation("expression", raw, "1", box), 32, normalize=True)
     assert located.prompt == f"locate {raw}"

@@ -7,7 +7,6 @@ from test_predictor import caption_nll, generate, predictor, queries
 from regionjax.decode import GenerationConfig
 from regionjax.evaluators.answers import Answers, OtherQuestions
 from regionjax.evaluators.predictor import AHEAD
-from regionjax.regions import WHOLE_IMAGE
 
 
 class Stopped(Exception):
@@ -20,13 +19,13 @@ def asked_until(stop_at, path, prompts=(2, 3, 1, 2, 3, 3, 2, 1, 3, 3), rounds=1,
     model = predictor(devices, devices, {"caption_nll": caption_nll}, Answers(path))
     encoded, encode = 0, model._encode
 
-    def stopping(record, segments, spec):
+    def stopping(record, segments, spec, texts_only=False):
         nonlocal encoded
-        if segments[0].region is not WHOLE_IMAGE:  # else the texts that are scored
+        if not texts_only:
             if encoded == stop_at:
                 raise Stopped
             encoded += 1
-        return encode(record, segments, spec)
+        return encode(record, segments, spec, texts_only)
 
     model._encode = stopping
     found = [model.caption_nll(asked, 1)[:, 0] for _ in range(rounds)]

@@ -30,10 +30,10 @@ class Image:
     value: int
 
 
-def encode(image, segments, spec):
+def encode(image, segments, spec, texts_only=False):
     """A row whose image is one number and whose prompts repeat the length of a text."""
     row = {name: field[0] for name, field in spec.zeros(1).items()}
-    row["image"][:] = image.value
+    row["image"][:] = 0 if texts_only else image.value
     for slot, segment in enumerate(segments):
         row["region_box"][slot] = segment.region.bounding_box()
         row["prompt"][slot, : len(segment.prompt)] = len(segment.prompt)
@@ -201,8 +201,15 @@ def test_prompts_have_no_more_room_than_they_need():
         assert found == 101 + 10 * len(prompt)
     assert traced == [1, 2, 4]
     rooms = [padded(tokens, 10) for tokens in (0, 1, 2, 3, 4, 5, 6, 10)]
-    assert rooms == [1, 1, 3, 3, 5, 5, 10, 10]
+    assert rooms == [1, 1, 2, 3, 5, 5, 10, 10]
     assert [padded(tokens, 1) for tokens in (0, 1)] == [1, 1]
+
+
+def test_there_may_be_no_prompts_at_all():
+    spec = dataclasses.replace(SPEC, prompt_length=0, text_length=4)
+    said = {"caption_nll": lambda params, batch: batch["target_weight"].sum(-1)}
+    model = predictor(1, 4, said, spec=spec)
+    np.testing.assert_array_equal(model.caption_nll([about(Image(0), ("a", "abc"))], 2), [[1, 3]])
 
 
 def test_what_is_compared_is_computed_in_the_same_shapes():

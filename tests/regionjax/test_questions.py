@@ -99,7 +99,7 @@ def test_sets_of_expressions_are_kept_apart_and_proposals_are_no_answers():
 
 
 def test_expressions_are_scored_as_they_are_learnt():
-    """With data.normalize_text; captions are compared as words, so they keep their form."""
+    """With data.normalize_text; captions are compared with what was written."""
     things = [Annotation("expression", "The Dog!", DOG), Annotation("caption", "A Dog.")]
     record = Record("3", things)
     tokenizer = types.SimpleNamespace(encode=str.split)

@@ -125,6 +125,25 @@ def test_several_texts_of_a_region_are_scored_as_each_alone(trained):
     assert np.abs(first - second).max() > 1e-2
 
 
+def test_room_behind_prompts_changes_nothing(trained):
+    """Nor does the lack of it: these need one token less than there may be."""
+    regionlm, params = trained
+    batch = make_batch()
+    batch["prompt"][:, :, -1:] = 0
+    less = batch | {"prompt": batch["prompt"][:, :, :-1], "target": batch["target"][:, :, :-1]}
+    less["target_weight"] = batch["target_weight"][:, :, :-1]
+    assert not batch["target"][:, :, -1].any()
+    for name in ("caption_nll", "heatmap"):
+        found = [np.asarray(regionlm.predict[name](params, one)) for one in (less, batch)]
+        np.testing.assert_allclose(*found, rtol=1e-4, atol=1e-6)
+    config = GenerationConfig(max_new_tokens=3)
+    said = [
+        regionlm.predict["generate"](params, one, jax.random.key(0), eos_id=EOS, config=config)
+        for one in (less, batch)
+    ]
+    np.testing.assert_array_equal(*said)
+
+
 def test_a_region_sees_nothing_of_the_others(trained):
     regionlm, params = trained
     batch, other = make_batch(), make_batch(seed=7)

@@ -381,6 +381,20 @@ def test_several_texts_of_a_region_are_scored_as_each_alone(model):
     assert found.shape == (2, 8, 3) and not found[:, ::2, 2].any() and np.ptp(found[0, 1]) > 1e-3
 
 
+def test_room_behind_prompts_changes_nothing(model):
+    built, params = model
+    batch = make_batch()
+    roomy = batch | {"prompt": np.pad(batch["prompt"], ((0, 0), (0, 0), (0, 5)))}
+    nll = jax.jit(built.predict["caption_nll"])
+    close(nll(params, roomy), nll(params, batch))
+    beams = GenerationConfig(method="beam", beams=2, max_new_tokens=4)
+    generate = jax.jit(built.predict["generate"], static_argnames=("eos_id", "config"))
+    said = [
+        generate(params, one, jax.random.key(0), eos_id=EOS, config=beams) for one in (roomy, batch)
+    ]
+    np.testing.assert_array_equal(*said)
+
+
 def test_truncation_to_fewer_pieces_is_a_setting(model):
     built, params = model
     batch = make_batch()
