@@ -1,7 +1,6 @@
 """Trajectories as words on the device, against the host's text and the published facts."""
 
 import dataclasses
-import pathlib
 
 import jax
 import numpy as np
@@ -13,9 +12,6 @@ from hypothesis.extra.numpy import arrays
 from input_pipeline.trajectory_text import REGIONVLM, TrajectoryText, read_bert
 from regionjax.models import trajectory
 from regionjax.models.trajectory import BERT, COMPACT, TrajectoryWords, room, words
-
-ROOT = pathlib.Path(__file__).parents[2]
-BERT_FOLDER = ROOT.parent / "shared/data/tokenizers/bert_base_uncased"
 
 SMALL = ["[PAD]", "[CLS]", "[SEP]", "[", "]", *map(str, range(101)), "[UNK]", "[MASK]"]
 coordinates = st.floats(-1, 2, width=32)
@@ -89,9 +85,8 @@ def test_points_without_brackets_are_two_pieces():
     assert np.asarray(empty)[0, 0].tolist() == [1, 2, 0, 0, 0, 0]
 
 
-@pytest.mark.skipif(not BERT_FOLDER.is_dir(), reason="../shared/data is not there")
-def test_berts_ids_are_those_of_its_vocabulary():
-    engine = read_bert(BERT_FOLDER)
+def test_berts_ids_are_those_of_its_vocabulary(shared_data):
+    engine = read_bert(shared_data / "tokenizers/bert_base_uncased")
     points = np.random.default_rng(3).random((10, 2), np.float32)
     host = REGIONVLM.encode(points, engine, np.random.default_rng(0))
     np.testing.assert_array_equal(said(points, 32, BERT), host)
