@@ -9,6 +9,7 @@ import json
 import math
 import pathlib
 import shutil
+import time
 
 import jax
 import jax.numpy as jnp
@@ -171,5 +172,19 @@ def _save(folder, state, meta):
         finally:
             checkpoints.close()
     except BaseException:
-        shutil.rmtree(made, ignore_errors=True)
+        _remove(made)
         raise
+
+
+def _remove(folder):
+    """Removes what was written, until nothing comes after.
+
+    Where one array could not be written Orbax does not wait for the others: they still make files,
+    and the folder again, while it is being removed or after.
+    """
+    for _ in range(50):
+        shutil.rmtree(folder, ignore_errors=True)
+        time.sleep(0.1)
+        if not folder.exists():
+            return
+    log.warning("%s is of the import that failed, and could not be removed", folder)

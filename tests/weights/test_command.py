@@ -6,11 +6,14 @@ import pathlib
 import resource
 import subprocess
 import sys
+import threading
+import time
 
 import checkpoints
 import numpy as np
 import pytest
 
+from regionjax import checkpoint
 from regionjax.weights import __main__ as command
 from regionjax.weights import files
 
@@ -94,6 +97,30 @@ def test_a_full_disk_leaves_no_import(weights, tmp_path, request):
     request.getfixturevalue("full_disk")
     code, _, said = weights("import", tmp_path / "theirs", tmp_path / "ours")
     assert code == 2 and "could not be written (is the disk full?)" in said
+    assert os.listdir(tmp_path) == ["theirs"]
+
+
+def test_what_is_written_after_a_failure_is_removed(weights, tmp_path, monkeypatch):
+    """As by Orbax, where an array could not be written and others still are."""
+    checkpoints.write(tmp_path / "theirs")
+    late, begin = tmp_path / "ours/checkpoints/0.tmp/d", time.monotonic()
+
+    def write():
+        while time.monotonic() < begin + 1:
+            late.mkdir(parents=True, exist_ok=True)
+            time.sleep(0.01)
+
+    writer = threading.Thread(target=write)
+
+    def save(*_):
+        nonlocal begin
+        begin = time.monotonic()
+        writer.start()
+        raise checkpoint.CheckpointError("no")
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", save)
+    assert weights("import", tmp_path / "theirs", tmp_path / "ours")[0] == 2
+    writer.join()
     assert os.listdir(tmp_path) == ["theirs"]
 
 
