@@ -57,6 +57,8 @@ _IMAGE = flags.DEFINE_string("image", None, "chat: a photograph to begin with")
 _DISTRIBUTED = flags.DEFINE_bool("distributed", False, "one of several processes of a run")
 _TOPOLOGY = flags.DEFINE_string("topology", None, "plan: a TPU slice, such as v5e:4x4")
 _NUM_SLICES = flags.DEFINE_integer("num_slices", 1, "plan: how many of them", lower_bound=1)
+# Flags that one mode alone reads.
+_OF_MODE = {"train": (_FORCE_NEW_WORKDIR,), "chat": (_IMAGE,), "plan": (_TOPOLOGY, _NUM_SLICES)}
 
 
 def parse(argv):
@@ -75,6 +77,10 @@ def parse(argv):
         raise ConfigError(f"what is {rest[0]!r} for? Settings look like --config.train.steps=50")
     if _CONFIG.value is None:
         raise ConfigError("--config is missing: a file such as configs/quickstart.py")
+    for mode, own in _OF_MODE.items():
+        for flag in own if mode != _MODE.value else ():
+            if flag.present:
+                raise ConfigError(f"--mode {_MODE.value} has no use for --{flag.name}")
     config = configs.load(_CONFIG.value)
     with config.unlocked(), config.ignore_type():
         for override in overrides:

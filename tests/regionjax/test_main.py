@@ -76,6 +76,21 @@ def test_what_it_does_not_understand(file, arguments, message):
         settings_of("--config", str(file), arguments)
 
 
+@pytest.mark.parametrize(
+    "mode, flag",
+    [
+        ("evaluate", "--force_new_workdir"),
+        ("train", "--image=a.jpg"),
+        ("train", "--topology=v5e:4x4"),
+        ("chat", "--num_slices=2"),
+    ],
+)
+def test_a_flag_that_the_mode_would_not_read(file, mode, flag):
+    name = flag.partition("=")[0]
+    with pytest.raises(ConfigError, match=f"--mode {mode} has no use for {name}"):
+        settings_of(f"--config={file}", f"--mode={mode}", flag)
+
+
 def test_config_file_that_is_not_there(file):
     with pytest.raises(ConfigError, match="no config file .*smal.py; did you mean `small.py`"):
         settings_of(f"--config={file.with_name('smal.py')}")
