@@ -129,9 +129,11 @@ class Progress:
         self._bar.set_postfix_str(f"loss {loss:.4f}{self._speed}", refresh=False)
         self._bar.update()
 
-    def summarize(self, step, loss, regions_per_second):
+    def summarize(self, step, loss, regions_per_second, mfu=None):
         """How it goes, at the steps that are logged."""
         self._speed = f", {regions_per_second:.0f} regions/s"
+        if mfu is not None:
+            self._speed += f", MFU {mfu:.1%}"
         if self._bar.disable:
             log.info("step %d of %d: loss %.4f%s", step, self._steps, loss, self._speed)
 
@@ -154,14 +156,16 @@ class Report:
       run: TrainConfig.
       step: steps completed so far.
       tally: Tally, whose "train" and "input" phases are the time that counts for the speed.
+      flops: of a step on one device, by count.
+      peak: FLOP/s of a device, or None where they are not known (regionjax/utilization.py).
     """
 
-    def __init__(self, folder, run, step, tally):
-        self._run, self._tally = run, tally
+    def __init__(self, folder, run, step, tally, flops, peak):
+        self._run, self._tally, self._flops, self._peak = run, tally, flops, peak
         self._writer = MetricWriter(folder, step) if folder else None
         self._progress = Progress(step, run.steps) if folder else None
         self._pending = None
-        self._marks = self._here()
+        self._marks = self._here(step)
 
     def step(self, step, values):
         """Takes the metrics of a step just started (device scalars); deals with the one before."""
@@ -194,17 +198,23 @@ class Report:
             self._writer.close()
 
     def _log(self, step, values):
-        before, self._marks = self._marks, self._here()
-        regions, seconds = (b - a for a, b in zip(before, self._marks, strict=True))
+        before, self._marks = self._marks, self._here(step)
+        steps, regions, seconds = (b - a for a, b in zip(before, self._marks, strict=True))
         values["regions_per_second"] = regions / seconds
+        achieved = steps * self._flops / seconds
+        values["tflops_per_device"] = achieved / 1e12
+        if self._peak is not None:
+            values["mfu"] = achieved / self._peak
         values["bad_images"] = self._tally.count("bad_images")
         values["long_texts"] = self._tally.count("long_texts")
         values["seconds"] = self._tally.seconds()
         self._writer.write(step, values)
-        self._progress.summarize(step, values["loss"], values["regions_per_second"])
+        self._progress.summarize(
+            step, values["loss"], values["regions_per_second"], values.get("mfu")
+        )
 
-    def _here(self):
-        return self._tally.count("regions"), self._tally.seconds("train", "input")
+    def _here(self, step):
+        return step, self._tally.count("regions"), self._tally.seconds("train", "input")
 
     def _check_finite(self, step, values):
         in_row = values["skipped_in_row"]

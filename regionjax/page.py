@@ -21,7 +21,7 @@ TEXTS = {  # benchmark: what it is called in the table of n-grams
     "narration_no_region": "… region input removed",
     "image_caption": "caption of the image",
 }
-CURVES = ("learning_rate", "gradient_norm", "regions_per_second")  # drawn beside the losses
+CURVES = ("learning_rate", "gradient_norm", "regions_per_second", "mfu")  # drawn beside the losses
 
 
 def render(results, series, *, title, gallery, seed):

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from input_pipeline import loader, prepare, tokens
 from input_pipeline.leakage import overlaps
 from input_pipeline.parts import eval_parts, train_parts
-from regionjax import checkpoint, parameters, sharding, starting, workdir
+from regionjax import checkpoint, parameters, sharding, starting, utilization, workdir
 from regionjax.config import build
 from regionjax.journal import log, to_file
 from regionjax.mesh import check_batch_size, make_mesh
@@ -181,7 +181,11 @@ def train(config, folder, *, build_system=systems.build, open_input=open_input, 
 
         # ---- loop ----------------------------------------------------------------------------
         train_step = compiling.result()
-        report = Report(folder if chief else None, run, start, tally)
+        devices = list(mesh.devices.flat)
+        flops = sum(system.flops().training(shapes.params, optimizer.frozen).values())
+        flops *= run.batch_size / len(devices)
+        peak = utilization.peak(devices[0].device_kind)
+        report = Report(folder if chief else None, run, start, tally, flops, peak)
         stack.callback(report.close)
         stop = stack.enter_context(listening())  # until here there was nothing to save
         stack.enter_context(_quiet_garbage())

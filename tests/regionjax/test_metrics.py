@@ -70,7 +70,7 @@ def test_nothing_logged_yet(tmp_path):
 def test_report_is_one_step_late_and_counts_every_step(tmp_path, clock):
     run = types.SimpleNamespace(steps=4, log_every=2, abort_after_skipped=5)
     tally = metrics.Tally()
-    report = metrics.Report(tmp_path, run, 0, tally)
+    report = metrics.Report(tmp_path, run, 0, tally, flops=6e12, peak=16e12)
     with tally.phase("train"):
         for step in (1, 2, 3):
             clock.seconds += 1
@@ -82,11 +82,13 @@ def test_report_is_one_step_late_and_counts_every_step(tmp_path, clock):
     (entry,) = metrics.read(tmp_path)
     assert (entry["step"], entry["loss"], entry["bad_images"]) == (2, 0.5, 1)
     assert entry["regions_per_second"] == pytest.approx((1 + 2) / 3)  # fetched in the third second
+    assert entry["tflops_per_device"] == pytest.approx(2 * 6 / 3)  # of two steps
+    assert entry["mfu"] == pytest.approx(4 / 16)
 
 
 def test_report_ends_a_run_that_only_skips():
     run = types.SimpleNamespace(steps=9, log_every=1, abort_after_skipped=3)
-    report = metrics.Report(None, run, 0, metrics.Tally())
+    report = metrics.Report(None, run, 0, metrics.Tally(), flops=1, peak=None)
     for step in (1, 2, 3):
         report.step(step, numbers(loss=math.nan, skipped_in_row=step))
     with pytest.raises(metrics.NotFinite, match=r"3 .* up to step 3 .*\(loss\).* of step 0"):

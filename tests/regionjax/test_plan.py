@@ -32,11 +32,6 @@ def compiler_test(function):
     return pytest.mark.tpu_compiler(needs_libtpu(function))
 
 
-def toy_system(section, spec):
-    work = Work({"toy": 10}, (Part("words", ("params/words/",), ("params/tower/",), 500, 0),))
-    return dataclasses.replace(toy.build_system(section, spec), flops=lambda: work)
-
-
 def toy_config(**changes):
     made = toy.config(**{"mesh": {"data": 1, "fsdp": -1, "tensor": 1}, "train.batch_size": 32})
     made.update_from_flattened_dict(changes)
@@ -46,7 +41,7 @@ def toy_config(**changes):
 @compiler_test
 def test_a_small_program_fits(capsys):
     small = toy_config(**{"batch.image_size": 256})
-    assert plan(small, "v5e:2x2", build_system=toy_system) == 0
+    assert plan(small, "v5e:2x2", build_system=toy.build_system) == 0
     said = capsys.readouterr().out
     value = lambda name: float(re.search(rf"{name} +(-?[\d,.]+)", said)[1].replace(",", ""))  # noqa: E731
     assert "toy on v5e:2x2: 4 chips, mesh data=1 fsdp=4 tensor=1" in said
@@ -117,7 +112,7 @@ def test_what_does_not_fit_comes_with_hints(capsys):
     large = toy_config(**{"batch.image_size": 2048, "train.batch_size": 16_000, "mesh.data": 2})
     with large.unlocked():
         large.model.update({"remat": "none", "vocabulary_chunks": 4})
-    assert plan(large, "v5e:2x2", build_system=toy_system) == 1
+    assert plan(large, "v5e:2x2", build_system=toy.build_system) == 1
     said = capsys.readouterr().out
     assert "does NOT fit on v5e:2x2" in said
     assert "15.75G" in said  # the compiler's own words
@@ -135,12 +130,12 @@ def test_what_does_not_fit_comes_with_hints(capsys):
 @compiler_test
 def test_gradients_are_summed_between_slices(capsys):
     two = toy_config(**{"mesh.data": -1, "mesh.fsdp": 4})
-    assert plan(two, "v5e:2x2", num_slices=2, build_system=toy_system) == 0
+    assert plan(two, "v5e:2x2", num_slices=2, build_system=toy.build_system) == 0
     said = capsys.readouterr().out
     assert "toy on 2 × v5e:2x2: 8 chips, mesh data=2 fsdp=4 tensor=1" in said
     assert re.search(r"between slices: all-reduce +\d", said)
     with pytest.raises(ConfigError, match="2 slices lie along the data axis"):
-        plan(toy_config(), "v5e:2x2", num_slices=2, build_system=toy_system)
+        plan(toy_config(), "v5e:2x2", num_slices=2, build_system=toy.build_system)
 
 
 @compiler_test

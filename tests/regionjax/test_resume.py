@@ -26,7 +26,8 @@ from data_folder import write_folder
 
 pytestmark = pytest.mark.usefixtures("compiled_once")
 
-CLOCKS = ("seconds", "regions_per_second")  # what no two runs have in common
+# What no two runs have in common.
+CLOCKS = ("seconds", "regions_per_second", "tflops_per_device")
 
 
 def history(folder):

@@ -19,11 +19,13 @@ from jax.sharding import PartitionSpec as P
 from ml_collections import ConfigDict
 
 from regionjax import checkpoint
+from regionjax.flops import Part, Work
 from regionjax.systems.system import System
 from regionjax.train import open_input as open_records
 from regionjax.train import train
 
 VOCABULARY, WIDTH = 16, 128
+WORK = Work({"toy": 10}, (Part("words", ("params/words/",), ("params/tower/",), 500, 0),))
 TOGETHER = {"train.steps": 100_000, "train.checkpoint_every": 100_000, "model.noise": 0.0}
 
 
@@ -107,7 +109,7 @@ def build_system(config, spec):
             ("box/kernel", P("tensor", "fsdp")),
         ),
         vocabulary=1000,
-        flops=dict,
+        flops=lambda: WORK,
     )
 
 
