@@ -18,6 +18,8 @@ class WorldConfig:
     questions: bool = False  # also as VQAv2 and VCR, which become the sources vqav2 and vcr
 
 
+# How a region is shown that has a mask: DataConfig's as_… are the shares.
+WAYS = ("nothing", "more", "part", "points", "click", "box", "mask")
 _MOST = {"crop": 0.4, "flip": 1.0, "brightness": 0.9, "contrast": 0.9, "saturation": 1.0}
 
 
@@ -49,7 +51,8 @@ class DataConfig:
     task_weights: dict[str, float] = dataclasses.field(default_factory=dict)
     as_mask: float = 0.6  # how often a region that has a mask is shown as that mask, …
     as_box: float = 0.2  # … as its bounding box, …
-    as_points: float = 0.2  # … as a few points in it, …
+    as_points: float = 0.2  # … as a few points in it, a click or a stroke, …
+    as_click: float = 0.0  # … as one point in it, …
     as_part: float = 0.0  # … as one side of a cut through the mask, named "part of …", …
     as_more: float = 0.0  # … together with another thing's mask, named "more than …", …
     as_nothing: float = 0.0  # … or not at all: as the whole image, so that a guess is learnt too
@@ -97,10 +100,10 @@ class DataConfig:
                 raise ValueError(f"{where} = {weight!r}; a weight is a number from 0 up")
         if not any(self.task_weights.get(task, 1) for task in tasks.ALL):
             raise ValueError("task_weights: every weight is 0, nothing is left to train")
-        ways = ("as_mask", "as_box", "as_points", "as_part", "as_more", "as_nothing")
-        shares = tuple(getattr(self, way) for way in ways)
-        if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
-            raise ValueError(f"{', '.join(ways)} = {shares} must be shares of 1")
+        shares = {f"as_{way}": getattr(self, f"as_{way}") for way in WAYS}
+        if min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6:
+            told = ", ".join(f"{way} = {share}" for way, share in shares.items())
+            raise ValueError(f"{told} must be shares of 1")
         for name, most in _MOST.items():
             if not 0 <= getattr(self, name) <= most:
                 raise ValueError(f"{name} = {getattr(self, name)!r}; expected 0 to {most}")

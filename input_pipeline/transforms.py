@@ -7,7 +7,7 @@ from grain.transforms import MapWithIndex
 
 from input_pipeline import tasks
 from input_pipeline.augmentation import View, draw_view, jittered, mirrored_annotation
-from input_pipeline.data_config import DataConfig
+from input_pipeline.data_config import WAYS, DataConfig
 from input_pipeline.errors import DataError
 from input_pipeline.images import BadImage, decode_image
 from input_pipeline.records import BadRecord, Record
@@ -255,8 +255,9 @@ class EncodeExample(MapWithIndex):
     def shown(self, annotation, record, rng):
         """An annotation's region as a user might point at it, and what to call that.
 
-        Its mask, its box, points in it, one side of a cut ("part of"), its mask with another's
-        ("more than"), or nothing. `data.show_regions` may hide it, or lose the order of its points.
+        Its mask, its box, points in it, one of them, one side of a cut ("part of"), its mask with
+        another's ("more than"), or nothing. `data.show_regions` may hide it, or lose the order of
+        its points.
         """
         region = annotation.region
         if region is WHOLE_IMAGE or self.data.show_regions == "hidden":
@@ -266,9 +267,8 @@ class EncodeExample(MapWithIndex):
             if self.data.trace_points == "random":
                 region = Region(points=picked(region.points, self.spec.points, rng))
             return Region(points=rng.permutation(region.points)) if shuffled else region, ""
-        ways = ("nothing", "more", "part", "points", "box", "mask")
         draw = rng.random()
-        for way in ways:
+        for way in WAYS:
             draw -= getattr(self.data, f"as_{way}")
             if draw < 0:
                 break
@@ -277,6 +277,8 @@ class EncodeExample(MapWithIndex):
         if way == "points":
             drawn = scribble(region, self.spec.points, rng)
             return Region(points=rng.permutation(drawn.points)) if shuffled else drawn, ""
+        if way == "click":
+            return Region(points=region.sample_points(1, rng)), ""
         if way == "box" and region.kind != "box":
             return Region(box=region.bounding_box()), ""
         named = region.kind == "mask" and annotation.kind in ("phrase", "expression")

@@ -334,17 +334,21 @@ def test_an_example_is_a_function_of_seed_and_place(record, tokenizer):
 
 def test_tasks_and_shapes_come_in_their_shares(record, tokenizer):
     few = dataclasses.replace(SPEC, regions=2)
-    encode = encoder(tokenizer, few, as_mask=0.5, as_box=0.3, as_points=0.2)
+    shares = {"mask": 0.5, "box": 0.1, "points": 0.2, "click": 0.2}
+    encode = encoder(tokenizer, few, **{f"as_{way}": share for way, share in shares.items()})
     shapes, prompts = collections.Counter(), collections.Counter()
     for index in range(1500):
         for segment in encode.draw(record, example_rng(0, index)).segments:
             prompts[segment.prompt] += 1
             if segment.prompt in ("describe", "refer"):
-                shapes[segment.region.kind] += 1
+                kind, points = segment.region.kind, segment.region.points
+                shapes["click" if kind == "points" and len(points) == 1 else kind] += 1
     for share in prompts.values():  # five candidates, two of them a time
         assert share / 3000 == pytest.approx(0.2, abs=0.03)
     total = sum(shapes.values())
-    for shape, share in (("mask", 0.5), ("box", 0.3), ("points", 0.2)):
+    click = shares["points"] / SPEC.points  # so many of the scribbles are no more than that
+    shares = shares | {"points": shares["points"] - click, "click": shares["click"] + click}
+    for shape, share in shares.items():
         assert shapes[shape] / total == pytest.approx(share, abs=0.05)
 
 
