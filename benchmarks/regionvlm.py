@@ -14,8 +14,9 @@ scoring: one expression against 20 proposals, 5 samplings of points each, of one
   five batches of 20 repeated images, as the released evaluation loops, but for its batches of one.
   Then `--expressions` of them, for which a region is read once here and every time there.
 
-Both take turns in one process, so that a busy machine harms both alike; times are the best of
-`--rounds`. What sharing allows by count (regionjax/flops.py) is printed beside what was measured.
+Both take turns in one process, so that a busy machine harms both alike, and freed memory is kept
+for both, as the command of training does; times are the best of `--rounds`. What sharing allows by
+count (regionjax/flops.py) is printed beside what was measured.
 """
 
 import argparse
@@ -29,7 +30,7 @@ import transformers
 from ml_collections import ConfigDict
 
 from benchmarks.instructblip import imported
-from regionjax import flops, optim, sharding
+from regionjax import allocator, flops, optim, sharding
 from regionjax.batch import TEXTS, BatchSpec
 from regionjax.mesh import MeshConfig, make_mesh
 from regionjax.models.trajectory import COMPACT, TrajectoryWords, words
@@ -284,4 +285,6 @@ def train(model, config, params, given, clock):
 
 
 if __name__ == "__main__":
+    if allocator.computes_itself(jax.config.jax_platforms):
+        allocator.keep_freed_memory()
     main()

@@ -49,7 +49,9 @@ three: referring segmentation 0.806 mean IoU (0.785 to 0.828; chance 0.12) by th
 samplings of points, which `tiny` chooses by; exact names of four words 0.87 (without the region
 0.05); VCR's answers 0.97 (without the region 0.60, without the image 0.29); VQA 0.50 (without the
 image 0.36); CIDEr-D of narrations 4.5 and of captions of whole images 3.5. Things are to be shown
-as masks, boxes or strokes: of a click it says "part of", nearly always.
+as masks, boxes or strokes: of a click it says "part of", nearly always. Trained on clicks as well
+(data.as_click=0.03, as_points 0.04, as_mask 0.60; two seeds), it names 0.79 of what is clicked on,
+0.85 of what is shown as a mask, and segments 0.795.
 """
 
 import dataclasses
