@@ -27,10 +27,8 @@ steps. The second was added when the first had been seen to caption whole images
 questions are answered no worse (0.50 for 0.48), nor against `whole` (for 0.47). That whole images
 are described no worse was not shown: CIDEr-D 3.5 (3.2 to 3.8), `hidden` 3.8 (3.5 to 4.2), `whole`
 4.0 (3.8 to 4.2). A model of one layer loses some captions to its regions.
-`quick`: 18 runs of a smaller model on smaller images, 23 minutes of one core. It shows the table,
-and has too little training to settle most of it: one row of 22 held, none failed. That was seen
-before the points of a region were spread, `tiny` had its present layers, mixture and start, and
-part e its present third row.
+`quick`: 18 runs of a smaller model on smaller images, 16 minutes of processor time. It shows the
+table, and has too little training to settle most of it: one row of 22 held, none failed.
 """
 
 import pathlib
