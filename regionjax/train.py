@@ -181,10 +181,9 @@ def train(config, folder, *, build_system=systems.build, open_input=open_input, 
 
         # ---- loop ----------------------------------------------------------------------------
         train_step = compiling.result()
-        devices = list(mesh.devices.flat)
         flops = sum(system.flops().training(shapes.params, optimizer.frozen).values())
-        flops *= run.batch_size / len(devices)
-        peak = utilization.peak(devices[0].device_kind)
+        flops *= run.batch_size / mesh.size
+        peak = utilization.peak(mesh.devices.flat[0].device_kind)
         report = Report(folder if chief else None, run, start, tally, flops, peak)
         stack.callback(report.close)
         stop = stack.enter_context(listening())  # until here there was nothing to save

@@ -26,7 +26,7 @@ steps. The second was added when the first had been seen to caption whole images
 0.01, exact), narrated (CIDEr-D 4.5 for 0.9) and segmented better (0.81 for 0.11 mean IoU), and
 questions are answered no worse (0.50 for 0.48), nor against `whole` (for 0.47). That whole images
 are described no worse was not shown: CIDEr-D 3.5 (3.2 to 3.8), `hidden` 3.8 (3.5 to 4.2), `whole`
-4.0 (3.8 to 4.2). A model of one layer loses some captions to its regions.
+4.0 (3.8 to 4.2).
 `quick`: 18 runs of a smaller model on smaller images, 16 minutes of processor time. It shows the
 table, and has too little training to settle most of it: one row of 22 held, none failed.
 """

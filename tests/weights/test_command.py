@@ -103,18 +103,17 @@ def test_a_full_disk_leaves_no_import(weights, tmp_path, request):
 def test_what_is_written_after_a_failure_is_removed(weights, tmp_path, monkeypatch):
     """As by Orbax, where an array could not be written and others still are."""
     checkpoints.write(tmp_path / "theirs")
-    late, begin = tmp_path / "ours/checkpoints/0.tmp/d", time.monotonic()
+    late = tmp_path / "ours/checkpoints/0.tmp/d"
 
     def write():
-        while time.monotonic() < begin + 1:
+        end = time.monotonic() + 1
+        while time.monotonic() < end:
             late.mkdir(parents=True, exist_ok=True)
             time.sleep(0.01)
 
     writer = threading.Thread(target=write)
 
     def save(*_):
-        nonlocal begin
-        begin = time.monotonic()
         writer.start()
         raise checkpoint.CheckpointError("no")
 
